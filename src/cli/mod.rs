@@ -1,8 +1,51 @@
-//! What a person types.
+//! What a person types: one file per command, no mathematics.
+//!
+//! A command is a struct of flags ([`clap::Args`]) with `run(self)`. Results go to stdout, progress
+//! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::error::Result;
+
+#[derive(Parser)]
+#[command(
+    name = "silkie",
+    version,
+    about = "Preference distillation for Qwen-VL",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {}
+
 /// Parses the command line, runs the command, prints the error if there is one.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("silkie: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {}
+}
+
+/// With `--json`: prints `report` as the one JSON object on the last line of stdout.
+pub fn print_json(json: bool, report: &impl Serialize) {
+    if json {
+        println!(
+            "{}",
+            serde_json::to_string(report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+        );
+    }
 }

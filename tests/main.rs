@@ -1,0 +1,3 @@
+//! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
+
+mod support;

@@ -1,0 +1,23 @@
+//! What several tests share.
+
+use std::path::PathBuf;
+
+/// The folder of golden numbers: `SILKIE_GOLDENS`, else `../shared/goldens`. Says so when absent.
+pub fn goldens() -> Option<PathBuf> {
+    folder("SILKIE_GOLDENS", "../shared/goldens")
+}
+
+/// The folder of shared data (real preferences): `SILKIE_SHARED`, else `../shared`.
+pub fn shared() -> Option<PathBuf> {
+    folder("SILKIE_SHARED", "../shared")
+}
+
+fn folder(variable: &str, default: &str) -> Option<PathBuf> {
+    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(default);
+    let path = std::env::var_os(variable).map_or(default, PathBuf::from);
+    if path.is_dir() {
+        return Some(path);
+    }
+    println!("skipped: no folder {} ({variable} names another)", path.display());
+    None
+}
