@@ -1,1 +1,3 @@
-//! data.
+//! Records → pairs → trees → mapped shards → packs. Knows neither device nor model.
+
+pub mod atomic;
