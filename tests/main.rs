@@ -1,3 +1,5 @@
 //! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
 
 mod support;
+
+mod data;

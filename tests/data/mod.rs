@@ -1,0 +1,3 @@
+//! Data: packs and plans.
+
+mod pack;
