@@ -5,6 +5,9 @@
 //! accumulate; gradients of activations follow their [`Write`]. Shape letters: `T` tokens,
 //! `H` heads, `D` width, `V` vocabulary, `R` scored rows, `P` patches of an image.
 
+pub(crate) mod check;
+pub(crate) mod math;
+
 /// What a kernel does with what its output held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {

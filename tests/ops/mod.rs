@@ -1,0 +1,1 @@
+//! One test file per op, named as the op.
