@@ -4,3 +4,4 @@ mod ops;
 mod support;
 
 mod data;
+mod train;

@@ -1,0 +1,4 @@
+//! Training: losses, schedule, metrics, checkpoints, and whole runs.
+
+mod loss;
+mod schedule;
