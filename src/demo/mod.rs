@@ -1,1 +1,4 @@
-//! demo.
+//! `silkie demo`: a small world in which preference distillation visibly works.
+
+pub mod talk;
+pub mod world;
