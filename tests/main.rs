@@ -1,5 +1,6 @@
 //! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
 
+mod demo;
 mod ops;
 mod support;
 

@@ -103,10 +103,7 @@ impl Question {
     /// The true answer.
     pub fn truth(&self, arrangement: &Arrangement) -> Claim {
         let holds = |cell: &Cell| arrangement.iter().find(|object| object.0 == *cell).copied();
-        Claim {
-            objects: self.cells.iter().filter_map(holds).collect(),
-            count: arrangement.len(),
-        }
+        Claim { objects: self.cells.iter().filter_map(holds).collect(), count: arrangement.len() }
     }
 
     /// How many facts of each of the four answers are wrong, best first.
@@ -229,7 +226,8 @@ mod tests {
         let arrangement = vec![(northwest, Colour::Red), (northeast, Colour::Blue)];
         let one = Question { cells: vec![northwest], wording: 0 };
         let two = Question { cells: vec![northeast, northwest], wording: 0 };
-        let judged = |text| (one.wrong_facts(&arrangement, text), two.wrong_facts(&arrangement, text));
+        let judged =
+            |text| (one.wrong_facts(&arrangement, text), two.wrong_facts(&arrangement, text));
         assert_eq!(judged("The northwest one is red, two in all."), (Some(0), None));
         assert_eq!(judged("The northwest one is blue, three in all."), (Some(2), None));
         assert_eq!(judged("northwest red, northeast blue, two"), (None, Some(0)));

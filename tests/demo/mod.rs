@@ -1,0 +1,3 @@
+//! The demo: its files, its path from top to bottom, its report.
+
+mod files;
