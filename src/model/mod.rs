@@ -1,1 +1,5 @@
-//! model.
+//! Qwen-VL as a sequence of ops, forward and hand-written backward; LoRA; weights in and out.
+
+pub mod config;
+pub mod names;
+pub mod weights;

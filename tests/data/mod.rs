@@ -1,4 +1,3 @@
-//! Data: pictures, shards, packs and plans.
+//! Data: packs and plans.
 
-mod image;
 mod pack;

@@ -1,0 +1,4 @@
+//! The model: configuration, weights, adapters, presets.
+
+mod config;
+mod weights;
