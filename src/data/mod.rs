@@ -1,4 +1,5 @@
 //! Records → pairs → trees → mapped shards → packs. Knows neither device nor model.
 
 pub mod atomic;
+pub mod image;
 pub mod pack;

@@ -1,3 +1,4 @@
-//! Data: packs and plans.
+//! Data: pictures, shards, packs and plans.
 
+mod image;
 mod pack;
