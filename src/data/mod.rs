@@ -3,3 +3,5 @@
 pub mod atomic;
 pub mod image;
 pub mod pack;
+mod partition;
+pub mod plan;

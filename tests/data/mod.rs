@@ -2,3 +2,4 @@
 
 mod image;
 mod pack;
+mod plan;
