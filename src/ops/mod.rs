@@ -7,6 +7,8 @@
 
 pub(crate) mod check;
 pub(crate) mod math;
+pub(crate) mod reduce;
+pub mod rms_norm;
 
 /// What a kernel does with what its output held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,4 +17,11 @@ pub enum Write {
     Overwrite,
     /// `y += …`
     Accumulate,
+}
+
+/// Rows of `cols` elements that make one chunk of parallel work: 64 Ki elements, some 50 us of
+/// a memory-bound op, so that a small input runs in one chunk and pays nothing for the others.
+pub(crate) fn rows_per_chunk(cols: usize) -> usize {
+    const ELEMENTS: usize = 64 * 1024;
+    (ELEMENTS / cols.max(1)).max(1)
 }

@@ -1,1 +1,3 @@
-//! One test file per op, named as the op.
+//! Each op against its equation in f64; central differences judge the naive gradients.
+
+mod rms_norm;

@@ -1,6 +1,14 @@
 //! What several tests share.
 
+mod compare;
+mod golden;
+mod matrix;
+
 use std::path::PathBuf;
+
+pub use compare::*;
+pub use golden::Golden;
+pub use matrix::*;
 
 /// The folder of golden numbers: `SILKIE_GOLDENS`, else `../shared/goldens`. Says so when absent.
 pub fn goldens() -> Option<PathBuf> {
