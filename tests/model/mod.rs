@@ -1,4 +1,5 @@
 //! The model: configuration, weights, adapters, presets.
 
+mod adapter;
 mod config;
 mod weights;

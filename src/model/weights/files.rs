@@ -47,17 +47,26 @@ pub(super) fn find(dir: &Path) -> Result<Files> {
     Err(Error::file(dir, "", message))
 }
 
-/// Whether a file of this name holds weights or an index of them (which a model written anew
-/// must not inherit).
+/// Endings of files that hold weights, in any library's format, or an index of them.
+const WEIGHT_ENDINGS: [&str; 12] = [
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".ggml",
+    ".onnx",
+    ".npz",
+    ".index.json",
+];
+
+/// Whether a file of this name holds weights or an index of them, which a model written anew must
+/// not inherit.
 pub(super) fn is_weight_file(name: &str) -> bool {
-    KINDS.iter().any(|(stem, extension, _)| {
-        let rest = name.strip_prefix(stem);
-        rest.is_some_and(|rest| {
-            let rest = rest.strip_suffix(".index.json").unwrap_or(rest);
-            let ends = rest.strip_suffix(extension).and_then(|r| r.strip_suffix('.'));
-            ends.is_some_and(|middle| middle.is_empty() || middle.starts_with('-'))
-        })
-    })
+    WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 fn indexed(dir: &Path, index: &Path, format: Format) -> Result<Files> {

@@ -6,6 +6,7 @@
 mod files;
 mod mapped;
 pub mod safetensors;
+pub mod write;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
