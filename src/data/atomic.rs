@@ -4,7 +4,7 @@
 //! to the disk and renamed. A crash leaves at most a `.partial`, which [`remove_stale`] clears away.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -22,22 +22,52 @@ pub fn write(
     path: impl AsRef<Path>,
     body: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
-    let path = path.as_ref();
-    let temporary = Temporary::beside(path)?;
-    let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path);
-    let file = file.map_err(|e| Error::io(path, "create the file", e))?;
-    let mut writer = BufWriter::with_capacity(BUFFER, file);
-    body(&mut writer)?;
-    writer.flush().map_err(|e| Error::io(path, "write", e))?;
-    writer.get_ref().sync_all().map_err(|e| Error::io(path, "flush to the disk", e))?;
-    drop(writer);
-    temporary.keep_as(path)
+    let mut pending = Pending::create(path)?;
+    body(&mut pending.writer)?;
+    pending.commit()
 }
 
 /// Writes `bytes` as the whole of `path`.
 pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
     write(path, |w| w.write_all(bytes).map_err(|e| Error::io(path, "write", e)))
+}
+
+/// A file under construction: write, then [`Pending::commit`]. Dropped before that, it disappears.
+pub struct Pending {
+    writer: BufWriter<File>,
+    temporary: Temporary,
+    target: PathBuf,
+}
+
+impl Pending {
+    /// Starts the file that will become `target`.
+    pub fn create(target: impl AsRef<Path>) -> Result<Self> {
+        let target = target.as_ref().to_path_buf();
+        let temporary = Temporary::beside(&target)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path);
+        let file = file.map_err(|e| Error::io(&target, "create the file", e))?;
+        Ok(Pending { writer: BufWriter::with_capacity(BUFFER, file), temporary, target })
+    }
+
+    /// Appends `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write_all(bytes).map_err(|e| Error::io(&self.target, "write", e))
+    }
+
+    /// Overwrites the first bytes; nothing can be appended afterwards.
+    pub fn rewrite_start(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.writer.rewind().and_then(|()| self.writer.write_all(bytes));
+        written.map_err(|e| Error::io(&self.target, "write", e))
+    }
+
+    /// Flushes to the disk and renames to the target, replacing what was there.
+    pub fn commit(mut self) -> Result<()> {
+        self.writer.flush().map_err(|e| Error::io(&self.target, "write", e))?;
+        let synced = self.writer.get_ref().sync_all();
+        synced.map_err(|e| Error::io(&self.target, "flush to the disk", e))?;
+        self.temporary.keep_as(&self.target)
+    }
 }
 
 /// A folder under construction: fill [`Folder::path`], then [`Folder::commit`]. Dropped before
@@ -99,7 +129,7 @@ impl Temporary {
         Ok(Temporary { path: target.with_file_name(name) })
     }
 
-    fn keep_as(self, target: &Path) -> Result<()> {
+    fn keep_as(&self, target: &Path) -> Result<()> {
         fs::rename(&self.path, target)
             .map_err(|e| Error::io(target, "put the finished file in place", e))?;
         sync_parent(target)

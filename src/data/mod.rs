@@ -5,3 +5,4 @@ pub mod image;
 pub mod pack;
 mod partition;
 pub mod plan;
+pub mod shard;

@@ -3,3 +3,4 @@
 mod image;
 mod pack;
 mod plan;
+mod shard;
