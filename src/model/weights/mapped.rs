@@ -16,7 +16,8 @@ use crate::tensor::{DType, Tensor};
 /// Elements widened by one task.
 const CHUNK: usize = 1 << 16;
 
-/// A tensor as a file holds it: f32, bf16 or f16, row-major, little-endian.
+/// A tensor as a file holds it: f32, bf16 or f16, row-major, little-endian. A clone shares the data.
+#[derive(Clone)]
 pub struct MappedTensor {
     name: String,
     dtype: DType,
@@ -24,11 +25,12 @@ pub struct MappedTensor {
     bytes: Bytes,
 }
 
+#[derive(Clone)]
 enum Bytes {
     /// `start..end` of a mapped file, aligned for the dtype.
     File { map: Arc<Mmap>, start: usize, end: usize },
     /// A copy, where the file's data are misaligned or not row-major.
-    Memory(Buffer),
+    Memory(Arc<Buffer>),
 }
 
 impl MappedTensor {
@@ -56,7 +58,7 @@ impl MappedTensor {
         let aligned = (map[start..end].as_ptr() as usize).is_multiple_of(dtype.size());
         let bytes = match aligned {
             true => Bytes::File { map: map.clone(), start, end },
-            false => Bytes::Memory(copied(&map[start..end])),
+            false => Bytes::Memory(Arc::new(copied(&map[start..end]))),
         };
         Ok(MappedTensor { name: name.to_string(), dtype, shape: shape.to_vec(), bytes })
     }
@@ -65,7 +67,7 @@ impl MappedTensor {
     pub(crate) fn in_memory(name: &str, dtype: DType, shape: &[usize], bytes: &[u8]) -> Self {
         assert!(byte_length(dtype, shape) == Some(bytes.len()), "{name}: {shape:?} {dtype:?}");
         let (name, shape) = (name.to_string(), shape.to_vec());
-        MappedTensor { name, dtype, shape, bytes: Bytes::Memory(copied(bytes)) }
+        MappedTensor { name, dtype, shape, bytes: Bytes::Memory(Arc::new(copied(bytes))) }
     }
 
     /// Name in the checkpoint.
