@@ -92,6 +92,8 @@ pub struct Totals {
     pub rejected: f64,
     /// Pairs whose chosen answer has the higher reward; a tie is half a pair.
     pub right: f64,
+    /// Pairs whose chosen answer has the higher log-probability; a tie is half a pair.
+    pub ranked: f64,
     /// |margin|, to notice a reference that is not the starting policy.
     pub absolute: f64,
 }
@@ -104,6 +106,7 @@ impl Totals {
         self.chosen += other.chosen;
         self.rejected += other.rejected;
         self.right += other.right;
+        self.ranked += other.ranked;
         self.absolute += other.absolute;
     }
 
@@ -116,6 +119,7 @@ impl Totals {
             chosen: self.chosen / n,
             rejected: self.rejected / n,
             right: self.right / n,
+            ranked: self.ranked / n,
             absolute: self.absolute / n,
         }
     }
@@ -186,6 +190,7 @@ impl Loss {
             let pair = self.pair(chosen, rejected);
             coefficients[c as usize] += pair.d_chosen;
             coefficients[r as usize] += pair.d_rejected;
+            totals.ranked += right(chosen.policy, rejected.policy);
             let (chosen, rejected) = (self.reward(chosen), self.reward(rejected));
             totals.count += 1;
             totals.loss += pair.loss;

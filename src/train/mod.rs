@@ -1,4 +1,7 @@
 //! The step loop: schedule, optimizer, checkpoints, metrics, resume.
 
+pub mod events;
+pub mod lock;
 pub mod loss;
+pub mod metrics;
 pub mod schedule;

@@ -1,4 +1,5 @@
 //! Training: losses, schedule, metrics, checkpoints, and whole runs.
 
 mod loss;
+mod metrics;
 mod schedule;
