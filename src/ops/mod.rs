@@ -5,10 +5,15 @@
 //! accumulate; gradients of activations follow their [`Write`]. Shape letters: `T` tokens,
 //! `H` heads, `D` width, `V` vocabulary, `R` scored rows, `P` patches of an image.
 
+pub mod activation;
 pub(crate) mod check;
+pub mod embedding;
+pub mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod reduce;
 pub mod rms_norm;
+pub mod rope;
+pub mod rows;
 
 /// What a kernel does with what its output held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

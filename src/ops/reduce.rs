@@ -1,14 +1,14 @@
 //! Sums in a fixed order that vectorises: the same bytes for any number of threads, and the same
-//! shape of loop in every op. To be called inside [`crate::device::cpu::simd`].
+//! shape of loop in every op. Loops vectorise inside [`crate::device::cpu::simd`].
 
 use crate::device::cpu;
-use crate::tensor::TensorMut;
+use crate::tensor::{Tensor, TensorMut};
 
 /// Partial sums kept side by side, so that additions of one sum do not wait for each other.
 const LANES: usize = 32;
 
 /// Columns one task sums: 1 KiB of a row at a time.
-const COLS_PER_TASK: usize = 256;
+pub(crate) const COLS_PER_TASK: usize = 256;
 
 /// Rows summed before the partial sum joins the total: keeps f32 rounding near that of a tree.
 const ROWS_PER_PARTIAL: usize = 64;
@@ -106,4 +106,26 @@ pub(crate) fn columns(
             }
         },
     );
+}
+
+/// `out[index[i]] += rows[i]` in the order of `i`, columns in parallel.
+pub(crate) fn add_rows_at(index: Tensor<'_>, rows: Tensor<'_>, out: TensorMut<'_>) {
+    cpu::par_cols(
+        out,
+        COLS_PER_TASK,
+        #[inline(always)]
+        |first, mut out| {
+            let cols = first..first + out.cols();
+            for i in 0..rows.rows() {
+                let to = index.row::<u32>(i)[0] as usize;
+                add(out.row::<f32>(to), &rows.row::<f32>(i)[cols.clone()]);
+            }
+        },
+    );
+}
+
+/// `y += x`
+#[inline(always)]
+pub(crate) fn add(y: &mut [f32], x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }

@@ -38,8 +38,7 @@ pub(super) fn backward(
     dweight: Option<TensorMut<'_>>,
     write: Write,
 ) {
-    let (w, n) = (weight.row::<f32>(0), x.cols());
-    let rows = x.rows();
+    let (w, [rows, n]) = (weight.row::<f32>(0), x.shape());
     par_rows(
         [dx],
         rows_per_chunk(n),
@@ -50,15 +49,12 @@ pub(super) fn backward(
                 let r = rstd.row::<f32>(first + i)[0];
                 // r² · mean(g · x), r taken in first: x · r is of order one, x may not be
                 let along = reduce::sum3(dy, w, x, |dy, w, x| dy * w * (x * r)) / n as f32;
+                let value = |dy: f32, w: f32, x: f32| r * (dy * w - x * r * along);
                 let terms = dy.iter().zip(w).zip(x);
-                let value = |((dy, w), x): ((&f32, &f32), &f32)| r * (dy * w - x * r * along);
+                let dx = dx.row::<f32>(i).iter_mut().zip(terms);
                 match write {
-                    Write::Overwrite => {
-                        dx.row::<f32>(i).iter_mut().zip(terms).for_each(|(d, t)| *d = value(t))
-                    }
-                    Write::Accumulate => {
-                        dx.row::<f32>(i).iter_mut().zip(terms).for_each(|(d, t)| *d += value(t))
-                    }
+                    Write::Overwrite => dx.for_each(|(d, ((dy, w), x))| *d = value(*dy, *w, *x)),
+                    Write::Accumulate => dx.for_each(|(d, ((dy, w), x))| *d += value(*dy, *w, *x)),
                 }
             }
         },
