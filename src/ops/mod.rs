@@ -6,8 +6,11 @@
 //! `H` heads, `D` width, `V` vocabulary, `R` scored rows, `P` patches of an image.
 
 pub mod activation;
+pub mod adamw;
 pub(crate) mod check;
 pub mod embedding;
+pub mod grad_norm;
+pub mod interpolate;
 pub mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod reduce;

@@ -129,3 +129,9 @@ pub(crate) fn add_rows_at(index: Tensor<'_>, rows: Tensor<'_>, out: TensorMut<'_
 pub(crate) fn add(y: &mut [f32], x: &[f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
+
+/// `y += factor · x`
+#[inline(always)]
+pub(crate) fn add_scaled(y: &mut [f32], x: &[f32], factor: f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+}
