@@ -5,6 +5,7 @@
 
 mod buffer;
 pub mod cpu;
+pub(crate) mod gemm;
 
 pub use buffer::Buffer;
 

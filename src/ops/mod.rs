@@ -13,6 +13,7 @@ pub mod grad_norm;
 pub mod interpolate;
 pub mod layer_norm;
 pub(crate) mod math;
+pub mod matmul;
 pub(crate) mod reduce;
 pub mod rms_norm;
 pub mod rope;
