@@ -4,5 +4,6 @@ pub mod atomic;
 pub mod image;
 pub mod pack;
 mod partition;
+pub mod pictures;
 pub mod plan;
 pub mod shard;

@@ -2,5 +2,6 @@
 
 mod image;
 mod pack;
+mod pictures;
 mod plan;
 mod shard;
