@@ -59,6 +59,8 @@ class Plan:
     records: list[tuple[int, int]]  # picture, responses
     lora_steps: int
     full_steps: int
+    lora_lr: float
+    full_lr: float
     beta: float
 
 
@@ -78,6 +80,8 @@ PLANS = {
         records=[(1, 4), (0, 2), (1, 5)],
         lora_steps=11,
         full_steps=3,
+        lora_lr=2e-4,
+        full_lr=1.5e-5,
         beta=0.25,
     ),
     "bf16": Plan(
@@ -95,6 +99,8 @@ PLANS = {
         records=[(0, 3), (1, 6)],
         lora_steps=5,
         full_steps=6,
+        lora_lr=5e-4,
+        full_lr=4e-5,
         beta=0.1,
     ),
 }
@@ -398,13 +404,13 @@ class Maker:
         adapter, trained = load_adapter(lora, self.out / "adapter"), self.trainable(full)
         # The rule of the HF trainer: biases and nn.LayerNorm (the resampler's norms) are exempt.
         exempt = [n for n in trained if "bias" in n or "attn_pool.ln_" in n]
-        lora_facts, optimizer = self.train(lora, adapter, [], "lora", self.plan.lora_steps, 2e-3, 0.7)
+        lora_facts, optimizer = self.train(lora, adapter, [], "lora", self.plan.lora_steps, self.plan.lora_lr, 2.0)
         final = {}
         for name, parameter in adapter.items():
             state = optimizer.state[parameter]
             final |= {f"param.{name}": parameter, f"exp_avg.{name}": state["exp_avg"]}
             final[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
-        full_facts, _ = self.train(full, trained, exempt, "full", self.plan.full_steps, 2e-4, 4.0)
+        full_facts, _ = self.train(full, trained, exempt, "full", self.plan.full_steps, self.plan.full_lr, 15.0)
         decay = {"decay": sorted(set(trained) - set(exempt)), "no_decay": sorted(exempt)}
         sums = {n: {"sum": float(p.double().sum()), "l2": float(p.double().norm())} for n, p in trained.items()}
         self.write("adamw", {"lora": lora_facts, "full": full_facts | decay | {"final_checks": sums}})
