@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::names;
 use crate::model::weights::write::{self, Output};
-use crate::model::weights::{MappedTensor, safetensors};
+use crate::model::weights::{MappedTensor, safetensors, torch};
 use crate::tensor::DType;
 
 /// What PEFT puts before a module's name.
@@ -224,7 +224,8 @@ impl Adapter {
         Ok(Adapter { config: config.clone(), pairs })
     }
 
-    /// Reads the adapter in `dir`, made for `model`.
+    /// Reads the adapter in `dir`, made for `model`: `adapter_model.safetensors`, or the `.bin` of
+    /// older PEFT.
     ///
     /// Errors name the file and the tensor: missing, unknown, or of a shape that this model's
     /// module and r do not give.
@@ -235,18 +236,22 @@ impl Adapter {
             .map_err(|e| Error::io(&path, "read the adapter's configuration", e))?;
         let config = LoraConfig::parse(&path, &text)?;
         let targets = config.targets(model).map_err(|e| Error::file(&path, "", e.to_string()))?;
-        let path = dir.join("adapter_model.safetensors");
-        let tensors = safetensors::open(&path)?;
+        let (path, pickled) =
+            (dir.join("adapter_model.safetensors"), dir.join("adapter_model.bin"));
+        let (path, tensors) = match !path.exists() && pickled.exists() {
+            true => (&pickled, torch::open(&pickled)?),
+            false => (&path, safetensors::open(&path)?),
+        };
         let mut found: HashMap<&str, &MappedTensor> =
             tensors.iter().map(|t| (t.name(), t)).collect();
         let mut take = |name: String, shape: [usize; 2]| match found.remove(name.as_str()) {
             None => Err(Error::file(
-                &path,
+                path,
                 format!("tensor {name}"),
                 "missing; is this adapter another model's?",
             )),
             Some(tensor) if tensor.shape() != shape => Err(Error::file(
-                &path,
+                path,
                 format!("tensor {name}"),
                 format!(
                     "shape: expected {shape:?} by the model and r {}, got {:?}; is this adapter \
@@ -266,7 +271,7 @@ impl Adapter {
         match found.keys().min() {
             None => Ok(Adapter { config, pairs }),
             Some(name) => Err(Error::file(
-                &path,
+                path,
                 format!("tensor {name}"),
                 "no target module of this model; is this adapter another model's?",
             )),

@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 
 /// Mean of the image normalisation, per channel (red, green, blue), on the scale 0..1.
-pub const IMAGE_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of the image normalisation, per channel, on the scale 0..1.
-pub const IMAGE_STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+pub const IMAGE_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// LayerNorm epsilon everywhere in the vision tower and the resampler (not in config.json).
 pub const VISION_EPSILON: f32 = 1e-6;
 /// Rows of `visual.positional_embedding`: a 16 x 16 grid whatever the image size; it is resized to
@@ -173,8 +173,10 @@ impl Decoder {
         fields.require("kv_channels", heads * head_dim == hidden_size, || {
             format!("hidden_size / num_attention_heads = {hidden_size} / {heads}")
         })?;
-        fields.require("kv_channels", head_dim % 2 == 0, || "an even number, for RoPE".into())?;
-        fields.require("intermediate_size", decoder.intermediate_size % 2 == 0, || {
+        fields.require("kv_channels", head_dim.is_multiple_of(2), || {
+            "an even number, for RoPE".into()
+        })?;
+        fields.require("intermediate_size", decoder.intermediate_size.is_multiple_of(2), || {
             "an even number: w1 and w2 have half of it each".into()
         })?;
         fields.require("seq_length", decoder.seq_length > 1, || "at least 2".into())?;
@@ -201,10 +203,12 @@ impl VisualConfig {
             n_queries,
         };
         let VisualConfig { patch_size, width, heads, .. } = visual;
-        fields.require("image_size", visual.image_size % patch_size == 0, || {
+        fields.require("image_size", visual.image_size.is_multiple_of(patch_size), || {
             format!("a multiple of patch_size = {patch_size}")
         })?;
-        fields.require("width", width % heads == 0, || format!("a multiple of heads = {heads}"))?;
+        fields.require("width", width.is_multiple_of(heads), || {
+            format!("a multiple of heads = {heads}")
+        })?;
         fields.require("mlp_ratio", (1..=MAX_WIDTH).contains(&visual.mlp_width()), || {
             format!("width x mlp_ratio from 1 to {MAX_WIDTH}, with width = {width}")
         })?;
@@ -212,7 +216,7 @@ impl VisualConfig {
             "a square number: the queries lie on a grid".into()
         })?;
         let heads = visual.resampler_heads();
-        fields.require("output_dim", visual.output_dim % heads == 0, || {
+        fields.require("output_dim", visual.output_dim.is_multiple_of(heads), || {
             format!("a multiple of the resampler's {heads} heads (output_dim / 128)")
         })?;
         Ok(visual)

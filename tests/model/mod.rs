@@ -2,4 +2,5 @@
 
 mod adapter;
 mod config;
+mod torch;
 mod weights;

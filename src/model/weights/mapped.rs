@@ -153,9 +153,10 @@ fn copied(bytes: &[u8]) -> Buffer {
     buffer
 }
 
-/// Bytes of a tensor, unless the product overflows.
+/// Bytes of a tensor, unless the product of any of its dimensions overflows.
 pub(crate) fn byte_length(dtype: DType, shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(dtype.size(), |product, &n| product.checked_mul(n))
+    let full = shape.iter().try_fold(dtype.size(), |product, &n| product.checked_mul(n.max(1)))?;
+    Some(if shape.contains(&0) { 0 } else { full })
 }
 
 /// Maps a whole file for reading.

@@ -5,7 +5,9 @@
 
 mod files;
 mod mapped;
+mod pickle;
 pub mod safetensors;
+pub mod torch;
 pub mod write;
 
 use std::collections::HashMap;
@@ -38,10 +40,7 @@ impl Weights {
         for path in &files.paths {
             let tensors = match files.format {
                 Format::Safetensors => safetensors::open(path)?,
-                Format::Pickle => {
-                    let message = "expected safetensors; convert the model";
-                    return Err(Error::file(path, "", message));
-                }
+                Format::Pickle => torch::open(path)?,
             };
             for tensor in tensors {
                 let name = tensor.name().to_string();
