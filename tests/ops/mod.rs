@@ -1,4 +1,11 @@
 //! Each op against its equation in f64; central differences judge the naive gradients.
 
+mod activation;
+mod adamw;
+mod embedding;
+mod grad_norm;
+mod layer_norm;
 mod matmul;
 mod rms_norm;
+mod rope;
+mod rows;

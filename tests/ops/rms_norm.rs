@@ -109,9 +109,7 @@ fn the_gradient_is_the_derivative() {
     let (dx, dw) = naive_backward(&x, &w, &dy, eps);
     let by_x = central_differences(&x, 1e-5, |x| inner(&naive(x, &w, eps).0, &dy));
     let by_w = central_differences(&w, 1e-5, |w| inner(&naive(&x, w, eps).0, &dy));
-    for (got, want) in dx.iter().chain(&dw).zip(by_x.iter().chain(&by_w)) {
-        assert!((got - want).abs() < 1e-8, "got {got}, expected {want}");
-    }
+    assert_derivative(&[dx, dw].concat(), &[by_x, by_w].concat(), 1e-8);
 }
 
 #[test]

@@ -83,6 +83,15 @@ pub fn central_differences(x: &[f64], h: f64, f: impl Fn(&[f64]) -> f64) -> Vec<
         .collect()
 }
 
+/// Fails unless a naive gradient is the derivative that central differences found.
+#[track_caller]
+pub fn assert_derivative(gradient: &[f64], differences: &[f64], bound: f64) {
+    assert_eq!(gradient.len(), differences.len());
+    for (i, (g, d)) in gradient.iter().zip(differences).enumerate() {
+        assert!((g - d).abs() <= bound, "element {i}: gradient {g:e}, by differences {d:e}");
+    }
+}
+
 /// `Σ a·b`: turns an output and its gradient into the scalar that is differentiated.
 pub fn inner(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
