@@ -14,6 +14,7 @@ pub mod interpolate;
 pub mod layer_norm;
 pub(crate) mod math;
 pub mod matmul;
+pub mod patch_embed;
 pub(crate) mod reduce;
 pub mod rms_norm;
 pub mod rope;
