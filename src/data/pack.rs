@@ -31,7 +31,9 @@ use crate::error::{Error, Result};
 pub struct ImageRef(pub u32);
 
 /// How trees are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// The trunk once, followed by all branches.

@@ -1,5 +1,6 @@
 //! The step loop: schedule, optimizer, checkpoints, metrics, resume.
 
+pub mod config;
 pub mod events;
 pub mod lock;
 pub mod loss;
