@@ -6,4 +6,8 @@ pub mod pack;
 mod partition;
 pub mod pictures;
 pub mod plan;
+pub mod python;
+pub mod records;
 pub mod shard;
+pub mod template;
+pub mod tokenizer;

@@ -1,7 +1,10 @@
-//! Data: pictures, shards, packs and plans.
+//! Data: text, records, pictures, shards, packs and plans.
 
 mod image;
 mod pack;
 mod pictures;
 mod plan;
+mod records;
 mod shard;
+mod template;
+mod tokenizer;

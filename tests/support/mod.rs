@@ -29,3 +29,10 @@ fn folder(variable: &str, default: &str) -> Option<PathBuf> {
     println!("skipped: no folder {} ({variable} names another)", path.display());
     None
 }
+
+/// A property test of `cases` inputs, the same ones every time.
+pub fn runner(cases: u32) -> proptest::test_runner::TestRunner {
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+}
