@@ -7,11 +7,13 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod attention;
 pub(crate) mod check;
 pub mod embedding;
 pub mod grad_norm;
 pub mod interpolate;
 pub mod layer_norm;
+pub mod log_ratio;
 pub(crate) mod math;
 pub mod matmul;
 pub mod patch_embed;

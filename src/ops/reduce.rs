@@ -135,3 +135,16 @@ pub(crate) fn add(y: &mut [f32], x: &[f32]) {
 pub(crate) fn add_scaled(y: &mut [f32], x: &[f32], factor: f32) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
 }
+
+/// The largest element; `-inf` of none. NaN elements do not count.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for l in 0..LANES {
+            lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}

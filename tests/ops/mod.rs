@@ -2,9 +2,11 @@
 
 mod activation;
 mod adamw;
+mod attention;
 mod embedding;
 mod grad_norm;
 mod layer_norm;
+mod log_ratio;
 mod matmul;
 mod rms_norm;
 mod rope;

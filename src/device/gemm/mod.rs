@@ -13,6 +13,7 @@ mod kernel;
 mod pack;
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -24,8 +25,10 @@ pub(crate) use pack::Widen;
 const DEPTH: usize = 512;
 /// Columns of `B` a task packs at once: 512 KiB of L2 at full depth.
 const COLUMNS: usize = 256;
-/// Rows of `A` packed at once; bounds the packing space.
+/// Rows of `A` packed at once.
 const ROWS: usize = 2048;
+/// Elements of `A` packed at once, 4 MiB: bounds the packing space when the depth is a vocabulary.
+const A_ELEMENTS: usize = 1 << 20;
 /// Tasks that keep many cores busy; fewer columns are made up for by cutting rows.
 const TASKS: usize = 16;
 /// Multiply-adds below which handing out tasks costs more than it gains (about 10 us).
@@ -55,6 +58,12 @@ impl<'a> Operand<'a> {
 
     fn cols(&self) -> usize {
         self.data.shape()[usize::from(!self.transposed)]
+    }
+
+    /// Some rows and columns of it.
+    fn part(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        Operand { data: self.data.slice_rows(rows).slice_cols(cols), ..*self }
     }
 }
 
@@ -102,16 +111,26 @@ fn multiply(a: Operand<'_>, b: Operand<'_>, mut c: TensorMut<'_>, store: Store<'
     let (m, n, k) = (a.rows(), b.cols(), a.cols());
     assert!(b.rows() == k && c.shape() == [m, n], "gemm of unequal shapes");
     let tile = Tile::of_this_cpu();
-    for first in (0..m).step_by(ROWS) {
-        let rows = first..(first + ROWS).min(m);
-        let part = match a.transposed {
-            false => Operand::plain(a.data.slice_rows(rows.clone())),
-            true => Operand::transposed(a.data.slice_cols(rows.clone())),
-        };
-        let plan = Plan::new(tile, rows.len(), n, k);
-        let out = c.reborrow().slice_rows(rows);
-        with_scratch(&A_PANELS, plan.a_len(), |panels| plan.run(part, b, out, store, panels, run));
+    for rows in spans(m, ROWS) {
+        let width = (A_ELEMENTS / rows.len()).next_multiple_of(DEPTH);
+        for (i, depth) in spans(k.max(1), width).enumerate() {
+            let depth = depth.start..depth.end.min(k);
+            let (a, b) = (a.part(rows.clone(), depth.clone()), b.part(depth.clone(), 0..n));
+            let store = Store {
+                accumulate: store.accumulate || i > 0,
+                bias: store.bias.filter(|_| i == 0),
+                ..store
+            };
+            let plan = Plan::new(tile, rows.len(), n, depth.len());
+            let out = c.reborrow().slice_rows(rows.clone());
+            with_scratch(&A_PANELS, plan.a_len(), |panels| plan.run(a, b, out, store, panels, run));
+        }
     }
+}
+
+/// `0..len` in spans of `width`.
+fn spans(len: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(width).map(move |i| i..(i + width).min(len))
 }
 
 /// How one product is cut. A function of the shapes and the CPU only.

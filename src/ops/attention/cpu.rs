@@ -1,0 +1,291 @@
+//! Attention on the CPU: tiles of queries by keys that stay in L2, products by the device's GEMM.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::{Inputs, Segment};
+use crate::device::cpu::{par_rows, par_tasks};
+use crate::device::gemm::{Operand, Store, serial, with_scratch};
+use crate::ops::math::exp;
+use crate::ops::reduce::{largest, sum2};
+use crate::ops::rows_per_chunk;
+use crate::tensor::{Tensor, TensorMut};
+
+/// Queries of a block: a tile of scores is 64 KiB.
+const QUERIES: usize = 128;
+/// Keys of a tile.
+const KEYS: usize = 128;
+
+thread_local! {
+    /// Tiles of the block this thread works on.
+    static TILES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// A tile of keys that some block of queries sees.
+struct KeyTile {
+    rows: Range<usize>,
+    /// In the own range of a causal segment: the position of the block's first query minus that
+    /// of the tile's first key. Query r sees `diagonal + r + 1` keys.
+    diagonal: Option<isize>,
+}
+
+impl KeyTile {
+    /// How many of the tile's keys query `r` of the block sees.
+    fn visible(&self, r: usize) -> usize {
+        let all = self.rows.len();
+        self.diagonal.map_or(all, |d| (d + r as isize + 1).clamp(0, all as isize) as usize)
+    }
+}
+
+/// The tiles of keys that the queries `block` (counted within the segment) see.
+fn key_tiles(segment: &Segment, block: Range<usize>) -> impl Iterator<Item = KeyTile> + use<> {
+    let (prefix, own) = (segment.prefix_start as usize, segment.own_start as usize);
+    let causal = segment.causal == 1;
+    let own_len = if causal { block.end } else { segment.own_len as usize };
+    let cut = |len: usize| (0..len).step_by(KEYS).map(move |j| j..(j + KEYS).min(len));
+    let before = cut(segment.prefix_len as usize)
+        .map(move |r| KeyTile { rows: prefix + r.start..prefix + r.end, diagonal: None });
+    let after = cut(own_len).map(move |r| KeyTile {
+        rows: own + r.start..own + r.end,
+        diagonal: causal.then_some(block.start as isize - r.start as isize),
+    });
+    before.chain(after)
+}
+
+/// The blocks of queries of a segment, counted within the segment.
+fn query_blocks(segment: &Segment) -> impl Iterator<Item = Range<usize>> + use<> {
+    let len = segment.q_len as usize;
+    (0..len).step_by(QUERIES).map(move |i| i..(i + QUERIES).min(len))
+}
+
+/// Sets the rows no segment names.
+fn fill_gaps(segments: &[Segment], x: &mut TensorMut<'_>, value: f32) {
+    let mut free = 0;
+    for s in segments {
+        (free..s.q_start as usize).for_each(|i| x.row::<f32>(i).fill(value));
+        free = s.q_start as usize + s.q_len as usize;
+    }
+    (free..x.rows()).for_each(|i| x.row::<f32>(i).fill(value));
+}
+
+/// Units: (head, block of queries).
+pub(super) fn forward(
+    inputs: Inputs<'_>,
+    segments: &[Segment],
+    mut o: TensorMut<'_>,
+    mut lse: TensorMut<'_>,
+) {
+    let Inputs { q, k, v, head_dim, scale } = inputs;
+    fill_gaps(segments, &mut o, 0.0);
+    fill_gaps(segments, &mut lse, f32::NEG_INFINITY);
+    let blocks = || segments.iter().flat_map(|s| query_blocks(s).map(move |block| (s, block)));
+    let count = blocks().count();
+    par_tasks(count * (q.cols() / head_dim), |unit| {
+        let (head, index) = (unit / count, unit % count);
+        let Some((segment, block)) = blocks().nth(index) else { return };
+        let first = segment.q_start as usize;
+        let rows = first + block.start..first + block.end;
+        let cols = head * head_dim..(head + 1) * head_dim;
+        // SAFETY: segments do not overlap, so units differ in their rows or in their columns.
+        let (o, lse) = unsafe { (o.alias_rows(rows.clone()), lse.alias_rows(rows.clone())) };
+        forward_block(
+            q.slice_rows(rows).slice_cols(cols.clone()),
+            k.slice_cols(cols.clone()),
+            v.slice_cols(cols.clone()),
+            key_tiles(segment, block),
+            o.slice_cols(cols),
+            lse.slice_cols(head..head + 1),
+            scale,
+        );
+    });
+}
+
+/// One block of queries of one head: `q`, `o` `[n, hd]`, `k`, `v` `[Tk, hd]`, `lse [n, 1]`.
+fn forward_block(
+    q: Tensor<'_>,
+    k: Tensor<'_>,
+    v: Tensor<'_>,
+    tiles: impl Iterator<Item = KeyTile>,
+    mut o: TensorMut<'_>,
+    mut lse: TensorMut<'_>,
+    scale: f32,
+) {
+    let n = q.rows();
+    with_scratch(&TILES, n * (KEYS + 2), |scratch| {
+        let (p, state) = scratch.split_at_mut(n * KEYS);
+        // Running maximum m and sum l of each row's softmax.
+        let (max, sum) = state.split_at_mut(n);
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        let mut store = Store::overwrite(1.0);
+        for tile in tiles {
+            let (k, v) = (k.slice_rows(tile.rows.clone()), v.slice_rows(tile.rows.clone()));
+            let len = k.rows();
+            let p = &mut p[..n * len];
+            // S = scale · Q Kᵀ
+            let s = TensorMut::new(p, n, len);
+            serial(Operand::plain(q), Operand::transposed(k), s, Store::overwrite(scale));
+            for (r, s) in p.chunks_exact_mut(len).enumerate() {
+                let (seen, hidden) = s.split_at_mut(tile.visible(r));
+                hidden.fill(0.0);
+                // m' = max(m, max S)   P = e^(S - m')   l' = l·e^(m - m') + Σ P
+                let new = max[r].max(largest(seen));
+                if new == f32::NEG_INFINITY {
+                    seen.fill(0.0);
+                    continue;
+                }
+                let shrink = exp(max[r] - new);
+                seen.iter_mut().for_each(|x| *x = exp(*x - new));
+                sum[r] = sum[r] * shrink + crate::ops::reduce::sum(seen, |x| x);
+                max[r] = new;
+                if store.accumulate && shrink != 1.0 {
+                    o.row::<f32>(r).iter_mut().for_each(|x| *x *= shrink);
+                }
+            }
+            // O = O·e^(m - m') + P V
+            let p = Tensor::new(p, n, len);
+            serial(Operand::plain(p), Operand::plain(v), o.reborrow(), store);
+            store = Store::accumulate(1.0);
+        }
+        for r in 0..n {
+            let o = o.row::<f32>(r);
+            if sum[r] > 0.0 {
+                let inverse = 1.0 / sum[r];
+                o.iter_mut().for_each(|x| *x *= inverse);
+            } else if max[r] == f32::NEG_INFINITY {
+                o.fill(0.0);
+            }
+            lse.row::<f32>(r)[0] = max[r] + sum[r].ln();
+        }
+    });
+}
+
+/// The gradients of one head, or of all.
+struct Gradients<'a> {
+    dq: TensorMut<'a>,
+    dk: TensorMut<'a>,
+    dv: TensorMut<'a>,
+    delta: TensorMut<'a>,
+}
+
+/// Runs of segments that share no key with another run: trees, images.
+fn groups(segments: &[Segment]) -> impl Iterator<Item = &[Segment]> {
+    let mut rest = segments;
+    std::iter::from_fn(move || {
+        let mut end = 0;
+        let joined = |s: &Segment, end: usize| {
+            let starts = [(s.prefix_start, s.prefix_len), (s.own_start, s.own_len)];
+            starts.iter().any(|&(start, len)| len > 0 && (start as usize) < end)
+        };
+        let len = rest.iter().take_while(|s| {
+            let together = end == 0 || joined(s, end);
+            for (start, len) in [(s.prefix_start, s.prefix_len), (s.own_start, s.own_len)] {
+                if len > 0 {
+                    end = end.max(start as usize + len as usize);
+                }
+            }
+            together
+        });
+        let len = len.count();
+        let (group, others) = rest.split_at(len);
+        rest = others;
+        (len > 0).then_some(group)
+    })
+}
+
+/// Units: (group of segments that share keys, head). Each adds to its keys' rows alone.
+pub(super) fn backward(
+    inputs: Inputs<'_>,
+    o: Tensor<'_>,
+    lse: Tensor<'_>,
+    d_o: Tensor<'_>,
+    segments: &[Segment],
+    mut dq: TensorMut<'_>,
+    mut dk: TensorMut<'_>,
+    mut dv: TensorMut<'_>,
+    mut delta: TensorMut<'_>,
+) {
+    let heads = inputs.q.cols() / inputs.head_dim;
+    for x in [dq.reborrow(), dk.reborrow(), dv.reborrow()] {
+        let chunk = rows_per_chunk(x.cols());
+        par_rows([x], chunk, |_, [mut x]| x.fill(0.0f32));
+    }
+    fill_gaps(segments, &mut delta, 0.0);
+    par_tasks(groups(segments).count() * heads, |unit| {
+        let (group, head) = (unit / heads, unit % heads);
+        let Some(segments) = groups(segments).nth(group) else { return };
+        let cols = head * inputs.head_dim..(head + 1) * inputs.head_dim;
+        // SAFETY: units of different heads name disjoint columns; groups of one head touch
+        // disjoint queries and disjoint keys.
+        let gradients = unsafe {
+            Gradients {
+                dq: dq.alias_cols(cols.clone()),
+                dk: dk.alias_cols(cols.clone()),
+                dv: dv.alias_cols(cols.clone()),
+                delta: delta.alias_cols(head..head + 1),
+            }
+        };
+        let [q, k, v, o, d_o] =
+            [inputs.q, inputs.k, inputs.v, o, d_o].map(|x| x.slice_cols(cols.clone()));
+        let lse = lse.slice_cols(head..head + 1);
+        backward_group(Inputs { q, k, v, ..inputs }, o, lse, d_o, segments, gradients);
+    });
+}
+
+/// All segments of a group, one head.
+fn backward_group(
+    inputs: Inputs<'_>,
+    o: Tensor<'_>,
+    lse: Tensor<'_>,
+    d_o: Tensor<'_>,
+    segments: &[Segment],
+    mut out: Gradients<'_>,
+) {
+    let Inputs { q, k, v, scale, .. } = inputs;
+    for segment in segments {
+        for block in query_blocks(segment) {
+            let first = segment.q_start as usize;
+            let rows = first + block.start..first + block.end;
+            let (q, d_o) = (q.slice_rows(rows.clone()), d_o.slice_rows(rows.clone()));
+            // delta_i = Σ dO_i · O_i = Σ_j P_ij dP_ij
+            for (r, i) in rows.clone().enumerate() {
+                out.delta.row::<f32>(i)[0] = sum2(d_o.row(r), o.row(i), |x, y| x * y);
+            }
+            let n = q.rows();
+            for tile in key_tiles(segment, block) {
+                let (k, v) = (k.slice_rows(tile.rows.clone()), v.slice_rows(tile.rows.clone()));
+                let len = k.rows();
+                with_scratch(&TILES, 2 * n * len, |scratch| {
+                    let (p, ds) = scratch.split_at_mut(n * len);
+                    // S = scale · Q Kᵀ   dP = dO Vᵀ
+                    let s = TensorMut::new(p, n, len);
+                    serial(Operand::plain(q), Operand::transposed(k), s, Store::overwrite(scale));
+                    let dp = TensorMut::new(ds, n, len);
+                    serial(Operand::plain(d_o), Operand::transposed(v), dp, Store::overwrite(1.0));
+                    // P = e^(S - lse)   dS = P · (dP - delta)
+                    let tiles = p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len));
+                    for (r, (p, ds)) in tiles.enumerate() {
+                        let lse = lse.row::<f32>(rows.start + r)[0];
+                        let delta = out.delta.row::<f32>(rows.start + r)[0];
+                        let seen = tile.visible(r);
+                        p[seen..].fill(0.0);
+                        ds[seen..].fill(0.0);
+                        for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                            *p = exp(*p - lse);
+                            *ds = *p * (*ds - delta);
+                        }
+                    }
+                    let (p, ds) = (Tensor::new(p, n, len), Tensor::new(ds, n, len));
+                    // dV += Pᵀ dO   dK += scale · dSᵀ Q   dQ += scale · dS K
+                    let dv = out.dv.reborrow().slice_rows(tile.rows.clone());
+                    let dk = out.dk.reborrow().slice_rows(tile.rows.clone());
+                    let dq = out.dq.reborrow().slice_rows(rows.clone());
+                    let (one, scaled) = (Store::accumulate(1.0), Store::accumulate(scale));
+                    serial(Operand::transposed(p), Operand::plain(d_o), dv, one);
+                    serial(Operand::transposed(ds), Operand::plain(q), dk, scaled);
+                    serial(Operand::plain(ds), Operand::plain(k), dq, scaled);
+                });
+            }
+        }
+    }
+}

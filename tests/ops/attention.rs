@@ -1,0 +1,330 @@
+//! Attention against softmax over explicitly listed keys, in f64.
+
+use proptest::prelude::*;
+use silkie::ops::attention::{self, Segment};
+use silkie::tensor::Tensor;
+
+use crate::support::*;
+
+/// f32 scores of size ~1 with a rounding each, twice exponentiated and summed.
+const BOUND: f64 = 3e-6;
+
+/// Queries `q`, the keys every one sees, the keys of its own.
+fn segment(q: [u32; 2], prefix: [u32; 2], own: [u32; 2], causal: bool) -> Segment {
+    Segment {
+        q_start: q[0],
+        q_len: q[1],
+        prefix_start: prefix[0],
+        prefix_len: prefix[1],
+        own_start: own[0],
+        own_len: own[1],
+        causal: u32::from(causal),
+    }
+}
+
+/// Trees one after another, each a trunk and its branches.
+fn trees(trees: &[(u32, &[u32])]) -> Vec<Segment> {
+    let (mut segments, mut at) = (Vec::new(), 0);
+    for &(trunk, branches) in trees {
+        let start = at;
+        segments.push(segment([at, trunk], [0, 0], [at, trunk], true));
+        at += trunk;
+        for &len in branches {
+            segments.push(segment([at, len], [start, trunk], [at, len], true));
+            at += len;
+        }
+    }
+    segments
+}
+
+/// The keys query `i` sees, straight from the definition.
+fn keys(segments: &[Segment], i: usize) -> Vec<usize> {
+    let mut keys = Vec::new();
+    for s in segments {
+        let first = s.q_start as usize;
+        if (first..first + s.q_len as usize).contains(&i) {
+            keys.extend((0..s.prefix_len).map(|j| (s.prefix_start + j) as usize));
+            let own = if s.causal == 1 { i - first + 1 } else { s.own_len as usize };
+            keys.extend((0..own).map(|j| s.own_start as usize + j));
+        }
+    }
+    keys
+}
+
+struct Case {
+    segments: Vec<Segment>,
+    queries: usize,
+    keys: usize,
+    heads: usize,
+    hd: usize,
+    lay: Lay,
+}
+
+struct Naive {
+    o: Vec<f64>,
+    lse: Vec<f64>,
+    dq: Vec<f64>,
+    dk: Vec<f64>,
+    dv: Vec<f64>,
+}
+
+impl Case {
+    fn scale(&self) -> f32 {
+        1.0 / (self.hd as f32).sqrt()
+    }
+
+    fn inputs(&self) -> [Matrix; 4] {
+        let width = self.heads * self.hd;
+        let rows = [self.queries, self.keys, self.keys, self.queries];
+        std::array::from_fn(|i| Matrix::random(rows[i], width, self.lay, i as u64 + 1))
+    }
+
+    fn naive(&self, q: &[f64], k: &[f64], v: &[f64], d_o: &[f64]) -> Naive {
+        let (hd, width) = (self.hd, self.heads * self.hd);
+        let scale = f64::from(self.scale());
+        let mut n = Naive {
+            o: vec![0.0; q.len()],
+            lse: vec![f64::NEG_INFINITY; self.queries * self.heads],
+            dq: vec![0.0; q.len()],
+            dk: vec![0.0; k.len()],
+            dv: vec![0.0; v.len()],
+        };
+        for i in 0..self.queries {
+            let seen = keys(&self.segments, i);
+            for head in 0..self.heads {
+                let at = |row: usize| row * width + head * hd..row * width + (head + 1) * hd;
+                let s: Vec<f64> =
+                    seen.iter().map(|&j| scale * inner(&q[at(i)], &k[at(j)])).collect();
+                let total: f64 = s.iter().map(|s| s.exp()).sum();
+                n.lse[i * self.heads + head] = total.ln();
+                let p: Vec<f64> = s.iter().map(|s| s.exp() / total).collect();
+                let dp: Vec<f64> = seen.iter().map(|&j| inner(&d_o[at(i)], &v[at(j)])).collect();
+                let delta = inner(&p, &dp);
+                for (t, &j) in seen.iter().enumerate() {
+                    let ds = p[t] * (dp[t] - delta) * scale;
+                    for (x, y) in at(i).zip(at(j)) {
+                        n.o[x] += p[t] * v[y];
+                        n.dq[x] += ds * k[y];
+                        n.dk[y] += ds * q[x];
+                        n.dv[y] += p[t] * d_o[x];
+                    }
+                }
+            }
+        }
+        n
+    }
+
+    /// `[o, lse, dq, dk, dv]`
+    fn run(&self, [q, k, v, d_o]: &[Matrix; 4]) -> [Matrix; 5] {
+        let (width, scale) = (self.heads * self.hd, self.scale());
+        let poisoned = |rows, cols| Matrix::poisoned(rows, cols, self.lay);
+        let (mut o, mut lse) = (poisoned(self.queries, width), poisoned(self.queries, self.heads));
+        let (q, k, v) = (q.view(), k.view(), v.view());
+        let hd = self.hd;
+        attention::forward(q, k, v, &self.segments, o.view_mut(), lse.view_mut(), hd, scale)
+            .unwrap();
+        let mut dq = poisoned(self.queries, width);
+        let (mut dk, mut dv) = (poisoned(self.keys, width), poisoned(self.keys, width));
+        let mut delta = poisoned(self.queries, self.heads);
+        attention::backward(
+            q,
+            k,
+            v,
+            o.view(),
+            lse.view(),
+            d_o.view(),
+            &self.segments,
+            dq.view_mut(),
+            dk.view_mut(),
+            dv.view_mut(),
+            delta.view_mut(),
+            self.hd,
+            scale,
+        )
+        .unwrap();
+        delta.values();
+        [o, lse, dq, dk, dv]
+    }
+
+    fn check(&self, name: &str) {
+        let inputs = self.inputs();
+        let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
+        let naive = self.naive(&q, &k, &v, &d_o);
+        let [o, lse, dq, dk, dv] = self.run(&inputs).map(|m| m.values());
+        let case = (name, self.queries, self.keys, self.heads, self.hd, self.lay);
+        assert_close(("o", case), &o, &naive.o, BOUND);
+        for (i, (&got, &expected)) in lse.iter().zip(&naive.lse).enumerate() {
+            let close = (f64::from(got) - expected).abs() < 1e-5 || f64::from(got) == expected;
+            assert!(close, "{case:?}: lse {i}: got {got}, expected {expected}");
+        }
+        assert_close(("dq", case), &dq, &naive.dq, BOUND);
+        assert_close(("dk", case), &dk, &naive.dk, BOUND);
+        assert_close(("dv", case), &dv, &naive.dv, BOUND);
+    }
+}
+
+fn tree_case(shape: &[(u32, &[u32])], heads: usize, hd: usize, lay: Lay) -> Case {
+    let segments = trees(shape);
+    let tokens = segments.iter().map(|s| s.q_len as usize).sum();
+    Case { segments, queries: tokens, keys: tokens, heads, hd, lay }
+}
+
+#[test]
+fn trees_match_the_definition() {
+    for lay in LAYS {
+        tree_case(&[(1, &[])], 1, 1, lay).check("one token");
+        tree_case(&[(5, &[3, 1, 4])], 2, 7, lay).check("small tree");
+        tree_case(&[(40, &[9, 12]), (33, &[8, 8, 8, 8]), (1, &[1])], 4, 16, lay).check("pack");
+        tree_case(&[(300, &[129, 128, 127])], 2, 128, lay).check("several tiles");
+    }
+}
+
+#[test]
+fn images_and_resamplers_match_the_definition() {
+    for lay in LAYS {
+        // Two images, every patch sees every patch of its own.
+        let image = |i: u32| segment([i * 150, 150], [0, 0], [i * 150, 150], false);
+        let segments = vec![image(0), image(1)];
+        Case { segments, queries: 300, keys: 300, heads: 3, hd: 104, lay }.check("vit");
+        // Two images, a few queries each over keys of another length.
+        let image = |i: u32| segment([i * 17, 17], [i * 260, 260], [0, 0], false);
+        let segments = vec![image(0), image(1)];
+        Case { segments, queries: 34, keys: 520, heads: 2, hd: 24, lay }.check("resampler");
+        // The next token of two sequences whose past lies in a cache of 200 rows each.
+        let segments = vec![
+            segment([0, 1], [0, 0], [0, 131], false),
+            segment([1, 1], [0, 0], [200, 77], false),
+        ];
+        Case { segments, queries: 2, keys: 400, heads: 2, hd: 32, lay }.check("decode");
+        // A branch that continues a cache: prefix elsewhere, own keys at its end.
+        let segments = vec![segment([0, 9], [3, 140], [150, 9], true)];
+        Case { segments, queries: 9, keys: 160, heads: 2, hd: 8, lay }.check("continued");
+    }
+}
+
+#[test]
+fn queries_without_keys_and_rows_of_no_segment_get_zero() {
+    let segments = vec![
+        segment([2, 3], [0, 0], [4, 3], true),
+        segment([5, 2], [0, 0], [0, 0], false),
+        segment([9, 0], [0, 0], [9, 0], true),
+    ];
+    Case { segments, queries: 12, keys: 9, heads: 2, hd: 5, lay: Lay::Strided }.check("gaps");
+    let none =
+        |queries, keys| Case { segments: vec![], queries, keys, heads: 2, hd: 3, lay: Lay::Dense };
+    none(4, 5).check("no segment");
+    none(0, 0).check("nothing");
+}
+
+/// Segments that share keys in an order that no tree has still add up.
+#[test]
+fn shared_keys_in_any_order() {
+    let segments = vec![
+        segment([0, 4], [10, 5], [0, 4], true),
+        segment([4, 4], [0, 4], [4, 6], false),
+        segment([8, 3], [12, 3], [0, 2], false),
+    ];
+    Case { segments, queries: 11, keys: 15, heads: 3, hd: 4, lay: Lay::Strided }.check("shared");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_pack_of_trees(
+        shape in prop::collection::vec((1u32..150, prop::collection::vec(1u32..40, 0..4)), 1..4),
+        heads in 1usize..4,
+        hd in 1usize..40,
+    ) {
+        let shape: Vec<(u32, &[u32])> = shape.iter().map(|(t, b)| (*t, b.as_slice())).collect();
+        tree_case(&shape, heads, hd, Lay::Strided).check("any");
+    }
+}
+
+/// The naive gradients are the derivative of the naive output.
+#[test]
+fn naive_gradients_are_derivatives() {
+    let case = tree_case(&[(4, &[2, 3]), (2, &[1])], 2, 3, Lay::Dense);
+    let [q, k, v, d_o] = case.inputs().each_ref().map(Matrix::f64);
+    let naive = case.naive(&q, &k, &v, &d_o);
+    let loss = |q: &[f64], k: &[f64], v: &[f64]| inner(&case.naive(q, k, v, &d_o).o, &d_o);
+    let f32s = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+    let step = 1e-5;
+    let numeric = central_differences(&q, step, |q| loss(q, &k, &v));
+    assert_close("dq", &f32s(numeric), &naive.dq, 1e-6);
+    let numeric = central_differences(&k, step, |k| loss(&q, k, &v));
+    assert_close("dk", &f32s(numeric), &naive.dk, 1e-6);
+    let numeric = central_differences(&v, step, |v| loss(&q, &k, v));
+    assert_close("dv", &f32s(numeric), &naive.dv, 1e-6);
+}
+
+/// Scores in the hundreds: nothing overflows, the largest wins.
+#[test]
+fn huge_scores_stay_finite() {
+    let mut case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense);
+    case.hd = 16;
+    let mut inputs = case.inputs();
+    let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
+    inputs[0] = Matrix::of(&big, case.queries, 16, Lay::Dense);
+    let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
+    let naive = case.naive(&q, &k, &v, &d_o);
+    let [o, _, dq, _, _] = case.run(&inputs).map(|m| m.values());
+    // Scores of some 500 carry 3e-5 of rounding into the exponent.
+    assert_close("o", &o, &naive.o, 1e-4);
+    assert_close("dq", &dq, &naive.dq, 1e-3);
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    for case in [
+        tree_case(&[(200, &[60, 50]), (30, &[9])], 3, 32, Lay::Strided),
+        tree_case(&[(300, &[])], 1, 64, Lay::Dense),
+    ] {
+        let inputs = case.inputs();
+        same_on_any_threads(("attention", case.queries), || {
+            case.run(&inputs).iter().flat_map(Matrix::values).collect()
+        });
+    }
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_named() {
+    let (x, mut o, mut l) = (vec![0.0f32; 48], vec![0.0f32; 48], vec![0.0f32; 8]);
+    let mut refused = |segments: &[Segment], head_dim: usize| {
+        let x = Tensor::new(&x, 4, 12);
+        let o = silkie::tensor::TensorMut::new(&mut o, 4, 12);
+        let lse = silkie::tensor::TensorMut::new(&mut l, 4, 2);
+        refusal(attention::forward(x, x, x, segments, o, lse, head_dim, 1.0))
+    };
+    assert_eq!(
+        refused(&[], 5),
+        "attention::forward: q has 12 columns, expected a multiple of head_dim 5"
+    );
+    assert_eq!(
+        refused(&[], 4),
+        "attention::forward: lse has shape [4, 2], expected [4, 3] (queries, heads)"
+    );
+    let say = |message: String| message.split(", got").next().unwrap_or_default().to_string();
+    for (segments, expected) in [
+        (vec![segment([0, 5], [0, 0], [0, 5], true)], "segment 0: expected queries within 0..4"),
+        (vec![segment([0, 4], [2, 3], [0, 1], false)], "segment 0: expected keys within 0..4"),
+        (
+            vec![segment([0, 2], [1, 2], [2, 2], true)],
+            "segment 0: expected prefix and own keys that do not overlap",
+        ),
+        (
+            vec![segment([0, 3], [0, 0], [0, 2], true)],
+            "segment 0: expected causal 0, or 1 and as many own keys as queries",
+        ),
+        (
+            vec![segment([0, 3], [0, 0], [0, 3], true), segment([2, 1], [0, 0], [0, 1], true)],
+            "segment 1: expected queries within 3..4",
+        ),
+        (
+            vec![segment([u32::MAX, u32::MAX], [0, 0], [0, u32::MAX], true)],
+            "segment 0: expected queries within 0..4",
+        ),
+    ] {
+        let message = say(refused(&segments, 6));
+        assert!(message.contains(expected), "{message}");
+    }
+}
