@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// Mean of the image normalisation, per channel (red, green, blue), on the scale 0..1.
 pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -141,6 +142,16 @@ impl ModelConfig {
     /// The member `key` of the file, also one that silkie does not use.
     pub fn raw(&self, key: &str) -> Option<&Value> {
         self.raw.get(key)
+    }
+
+    /// Sets `torch_dtype`, which says how the weights beside the file are stored.
+    pub fn record_dtype(&mut self, dtype: DType) {
+        let name = match dtype {
+            DType::Bf16 => "bfloat16",
+            DType::F16 => "float16",
+            _ => "float32",
+        };
+        self.raw.insert("torch_dtype".into(), name.into());
     }
 
     /// The file's content, every key kept, laid out as HF libraries do.

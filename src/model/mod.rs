@@ -2,5 +2,7 @@
 
 pub mod adapter;
 pub mod config;
+pub mod init;
+pub mod merge;
 pub mod names;
 pub mod weights;
