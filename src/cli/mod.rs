@@ -3,6 +3,9 @@
 //! A command is a struct of flags ([`clap::Args`]) with `run(self)`. Results go to stdout, progress
 //! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
+mod merge;
+mod writing;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -23,7 +26,9 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Merge(merge::Merge),
+}
 
 /// Parses the command line, runs the command, prints the error if there is one.
 pub fn main() -> ExitCode {
@@ -37,7 +42,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    match command {}
+    match command {
+        Command::Merge(merge) => merge.run(),
+    }
 }
 
 /// With `--json`: prints `report` as the one JSON object on the last line of stdout.

@@ -30,7 +30,8 @@ pub struct Merged {
 /// and every other file of the base. The sum is made in f32, one tensor at a time, and rounded
 /// once to `dtype` (`None`: each tensor to what it is in the base).
 ///
-/// `progress` is told the bytes written and may end it with an error; `out` then does not appear.
+/// `progress` is told the elements written and may end it with an error; `out` then does not
+/// appear.
 pub fn merge(
     base: &Path,
     adapter: &Path,
@@ -63,9 +64,9 @@ pub fn merge(
         let tensor = weights.get(&output.name);
         let pair = pairs.get(&output.name);
         if pair.is_none() && output.dtype == tensor.dtype() {
-            for bytes in tensor.bytes().chunks(PIECE) {
+            for bytes in tensor.bytes().chunks(PIECE * output.dtype.size()) {
                 sink.bytes(bytes)?;
-                progress(bytes.len())?;
+                progress(bytes.len() / output.dtype.size())?;
             }
             return Ok(());
         }
@@ -75,7 +76,7 @@ pub fn merge(
         }
         for values in values.chunks(PIECE) {
             sink.floats(values)?;
-            progress(values.len() * output.dtype.size())?;
+            progress(values.len())?;
         }
         Ok(())
     })?;

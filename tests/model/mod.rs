@@ -2,5 +2,6 @@
 
 mod adapter;
 mod config;
+mod init;
 mod torch;
 mod weights;
