@@ -330,8 +330,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 def load(directory: str | Path, config_name: str = "config.json") -> QwenVL:
     """The model of an HF directory (config.json, *.safetensors), in f32."""
     directory = Path(directory)
-    model = QwenVL(json.loads((directory / config_name).read_text()))
-    model.load_state_dict(read_weights(directory))
+    with torch.device("meta"):  # no second copy of the weights
+        model = QwenVL(json.loads((directory / config_name).read_text()))
+    model.load_state_dict(read_weights(directory), assign=True)
     return model
 
 
