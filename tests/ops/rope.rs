@@ -132,6 +132,18 @@ fn ntk_and_logn_follow_the_golden_table() {
 }
 
 #[test]
+fn golden_ntk_alphas() {
+    let Some(goldens) = goldens() else { return };
+    let text = std::fs::read_to_string(goldens.join("forward.json")).unwrap();
+    let long = &serde_json::from_str::<serde_json::Value>(&text).unwrap()["long"];
+    let seq_length = long["seq_length"].as_u64().unwrap() as usize;
+    for (name, case) in long["cases"].as_object().unwrap() {
+        let alpha = rope::ntk_alpha(case["len"].as_u64().unwrap() as usize, seq_length);
+        assert_eq!(Some(alpha), case["ntk_alpha_eval"].as_f64(), "{name}");
+    }
+}
+
+#[test]
 fn refuses_what_does_not_fit() {
     let mut qk = Matrix::random(2, 8, Lay::Dense, 1);
     let table = Table::new(4, 5, 10_000.0, 1.0);
