@@ -3,6 +3,7 @@
 //! A command is a struct of flags ([`clap::Args`]) with `run(self)`. Results go to stdout, progress
 //! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
+mod generate;
 mod merge;
 mod writing;
 
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Generate(generate::Generate),
     Merge(merge::Merge),
 }
 
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Generate(generate) => generate.run(),
         Command::Merge(merge) => merge.run(),
     }
 }

@@ -2,6 +2,8 @@
 
 mod adapter;
 mod config;
+mod forward;
 mod init;
 mod torch;
+mod training;
 mod weights;

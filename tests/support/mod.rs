@@ -2,6 +2,7 @@
 
 mod compare;
 mod golden;
+pub mod golden_model;
 mod matrix;
 
 use std::path::PathBuf;

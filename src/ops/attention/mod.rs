@@ -41,6 +41,30 @@ pub struct Segment {
     pub causal: u32,
 }
 
+impl Segment {
+    /// Queries `q_start..` see all of the keys `k_start..`: an image, a resampler, a cached prompt.
+    pub fn all(q_start: usize, q_len: usize, k_start: usize, k_len: usize) -> Self {
+        let [q_start, q_len, own_start, own_len] =
+            [q_start, q_len, k_start, k_len].map(|x| x as u32);
+        Segment { q_start, q_len, prefix_start: 0, prefix_len: 0, own_start, own_len, causal: 0 }
+    }
+
+    /// Tokens `start..` see the prefix and, causally, themselves: a trunk (no prefix) or a branch.
+    pub fn causal(start: usize, len: usize, prefix_start: usize, prefix_len: usize) -> Self {
+        let [start, len, prefix_start, prefix_len] =
+            [start, len, prefix_start, prefix_len].map(|x| x as u32);
+        Segment {
+            q_start: start,
+            q_len: len,
+            prefix_start,
+            prefix_len,
+            own_start: start,
+            own_len: len,
+            causal: 1,
+        }
+    }
+}
+
 /// Overwrites `o [Tq, H·hd]` and `lse [Tq, H]`, the logarithm of each softmax's denominator, kept
 /// for [`backward`]. `k`, `v` are `[Tk, H·hd]`. Queries that see no key get `o = 0`, `lse = -inf`.
 ///

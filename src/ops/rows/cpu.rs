@@ -43,6 +43,14 @@ pub(super) fn scale(x: TensorMut<'_>, factors: Tensor<'_>) {
     );
 }
 
+pub(super) fn copy(x: Tensor<'_>, y: TensorMut<'_>) {
+    par_rows([y], rows_per_chunk(x.cols()), |first, [mut y]| {
+        for i in 0..y.rows() {
+            y.row::<f32>(i).copy_from_slice(x.row(first + i));
+        }
+    });
+}
+
 pub(super) fn add(x: Tensor<'_>, y: TensorMut<'_>) {
     par_rows(
         [y],

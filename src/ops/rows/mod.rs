@@ -64,6 +64,18 @@ pub fn scale(x: TensorMut<'_>, factors: Tensor<'_>) -> Result<()> {
     Ok(())
 }
 
+/// `y = x`, both `[R, D]`. Errors: a shape or dtype that differs.
+pub fn copy(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
+    let check = Check("rows::copy");
+    let shape = x.shape();
+    check.f32("x", x, shape, "rows, width")?;
+    check.f32("y", y.as_ref(), shape, "rows, width")?;
+    match x.device() {
+        Device::Cpu => cpu::copy(x, y),
+    }
+    Ok(())
+}
+
 /// `y += x`, both `[R, D]`. One FLOP per element. Errors: a shape or dtype that differs.
 pub fn add(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
     let check = Check("rows::add");
