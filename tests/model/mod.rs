@@ -3,6 +3,7 @@
 mod adapter;
 mod config;
 mod forward;
+mod gradients;
 mod init;
 mod torch;
 mod training;
