@@ -4,7 +4,10 @@
 //! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
 mod generate;
+mod inspect;
+pub mod interrupt;
 mod merge;
+mod prepare;
 mod writing;
 
 use std::process::ExitCode;
@@ -30,6 +33,8 @@ struct Cli {
 enum Command {
     Generate(generate::Generate),
     Merge(merge::Merge),
+    Prepare(prepare::Prepare),
+    Inspect(inspect::Inspect),
 }
 
 /// Parses the command line, runs the command, prints the error if there is one.
@@ -47,6 +52,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate(generate) => generate.run(),
         Command::Merge(merge) => merge.run(),
+        Command::Prepare(prepare) => prepare.run(),
+        Command::Inspect(inspect) => inspect.run(),
     }
 }
 

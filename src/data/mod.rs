@@ -2,10 +2,13 @@
 
 pub mod atomic;
 pub mod image;
+pub mod inspect;
+pub mod lock;
 pub mod pack;
 mod partition;
 pub mod pictures;
 pub mod plan;
+pub mod prepare;
 pub mod python;
 pub mod records;
 pub mod shard;

@@ -104,6 +104,11 @@ impl Pictures {
         Ok(pictures)
     }
 
+    /// The folder or archive, as an absolute path.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Number of files found.
     pub fn len(&self) -> usize {
         self.count

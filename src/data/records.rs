@@ -29,6 +29,8 @@ const MAX_RESPONSES: usize = 1024;
 pub struct SourceRecord {
     /// As in the file, may repeat; empty when there is none.
     pub id: String,
+    /// What the line holds.
+    pub kind: Kind,
     /// Line number in the file, from 1: with the file, the record's key.
     pub line: u64,
     /// The question, not stripped.
@@ -43,6 +45,29 @@ pub struct SourceRecord {
     pub ties: usize,
     /// Combinations with a response that has no score.
     pub unrated: usize,
+}
+
+/// What a line holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Rated completions.
+    #[default]
+    VlFeedback,
+    /// One chosen and one rejected response.
+    Pair,
+    /// One response.
+    Instruction,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::VlFeedback => "a VLFeedback record",
+            Kind::Pair => "a pair",
+            Kind::Instruction => "an instruction",
+        })
+    }
 }
 
 /// One model's answer.
@@ -169,8 +194,10 @@ fn record(fields: &Fields<'_>) -> Parsed<SourceRecord> {
     } else if fields.optional("chosen").is_some() || fields.optional("rejected").is_some() {
         record.responses = vec![plain(fields.text("chosen")?), plain(fields.text("rejected")?)];
         record.pairs = vec![[0, 1]];
+        record.kind = Kind::Pair;
     } else if fields.optional("response").is_some() {
         record.responses = vec![plain(fields.text("response")?)];
+        record.kind = Kind::Instruction;
     } else {
         return Err(
             "expected completions, or chosen and rejected, or response; none is there".into()

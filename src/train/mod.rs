@@ -2,7 +2,7 @@
 
 pub mod config;
 pub mod events;
-pub mod lock;
+pub use crate::data::lock;
 pub mod loss;
 pub mod metrics;
 pub mod schedule;

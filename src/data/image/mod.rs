@@ -12,6 +12,7 @@ pub use resize::resize_bicubic;
 
 use std::path::Path;
 
+use crate::data::atomic;
 use crate::error::{Error, Result};
 
 /// A decoded picture: `height` rows of `width` pixels of three bytes, without padding.
@@ -32,4 +33,20 @@ pub fn load(path: impl AsRef<Path>, size: usize) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the picture", e))?;
     let rgb = decode(&bytes, MAX_PIXELS).map_err(|e| Error::file(path, "", e.to_string()))?;
     Ok(resize_bicubic(&rgb, size))
+}
+
+/// Writes `picture` as a PNG file.
+pub fn write_png(path: impl AsRef<Path>, picture: &Rgb) -> Result<()> {
+    use ::image::{ColorType, ImageEncoder, codecs::png::PngEncoder};
+    let path = path.as_ref();
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png)
+        .write_image(
+            &picture.pixels,
+            picture.width as u32,
+            picture.height as u32,
+            ColorType::Rgb8.into(),
+        )
+        .map_err(|e| Error::file(path, "", format!("cannot be encoded: {e}")))?;
+    atomic::write_bytes(path, &png)
 }
