@@ -12,7 +12,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, TokenizerBuilder};
 
-use super::{Specials, Vocabulary, WORDS, text_bytes};
+use super::bytes::text_bytes;
+use super::{Specials, Vocabulary, WORDS};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
