@@ -4,6 +4,7 @@
 //! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
 mod generate;
+mod init;
 mod inspect;
 pub mod interrupt;
 mod merge;
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Generate),
+    Init(init::Init),
     Merge(merge::Merge),
     Prepare(prepare::Prepare),
     Inspect(inspect::Inspect),
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate(generate) => generate.run(),
+        Command::Init(init) => init.run(),
         Command::Merge(merge) => merge.run(),
         Command::Prepare(prepare) => prepare.run(),
         Command::Inspect(inspect) => inspect.run(),

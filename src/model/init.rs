@@ -50,6 +50,9 @@ pub struct Changes {
 }
 
 impl Preset {
+    /// Rows of the embedding and the head unless changed.
+    pub const ROWS: usize = 151_936;
+
     /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -238,20 +241,21 @@ impl Init {
         let bound = rule.std * 3f32.sqrt();
         out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
             let first = first + i * CHUNK;
-            out.fill(0.0);
+            let constant = if let Fixed::Constant(value) = rule.fixed { value } else { 0.0 };
+            out.fill(constant);
             if bound > 0.0 {
                 let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
                 rng.set_stream(((index as u64) << 32) | (first / CHUNK) as u64);
                 uniform(&mut rng, bound, out);
             }
-            for (j, x) in out.iter_mut().enumerate() {
-                let (row, col) = ((first + j) / cols, (first + j) % cols);
-                *x += match rule.fixed {
-                    Fixed::Constant(value) => value,
-                    Fixed::SinCos(scale) => scale * sin_cos(row, col, rows.isqrt(), cols),
-                    Fixed::Identity(scale) if row < 2 * cols && row % cols == col => scale,
-                    Fixed::Identity(_) => 0.0,
-                };
+            let fixed = |row: usize, col: usize| match rule.fixed {
+                Fixed::Constant(_) => 0.0,
+                Fixed::SinCos(scale) => scale * sin_cos(row, col, rows.isqrt(), cols),
+                Fixed::Identity(scale) if row < 2 * cols && row % cols == col => scale,
+                Fixed::Identity(_) => 0.0,
+            };
+            if !matches!(rule.fixed, Fixed::Constant(_)) {
+                (first..).zip(out).for_each(|(at, x)| *x += fixed(at / cols, at % cols));
             }
         });
     }
@@ -318,10 +322,10 @@ impl Init {
     }
 }
 
-/// Uniform in [-bound, bound), 24 random bits each.
+/// Adds numbers uniform in [-bound, bound), of 24 random bits each.
 fn uniform(rng: &mut ChaCha8Rng, bound: f32, out: &mut [f32]) {
     for x in out {
-        *x = bound * ((rng.next_u32() >> 8) as f32 * (2.0 / (1u32 << 24) as f32) - 1.0);
+        *x += bound * ((rng.next_u32() >> 8) as f32 * (2.0 / (1u32 << 24) as f32) - 1.0);
     }
 }
 
@@ -387,6 +391,6 @@ fn published() -> Value {
             "patch_size": 14,
             "width": 1664
         },
-        "vocab_size": 151936
+        "vocab_size": Preset::ROWS
     })
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 use half::bf16;
 use proptest::prelude::*;
 use silkie::Error;
+use silkie::data::tokenizer::Tokenizer;
 use silkie::model::adapter::{Adapter, LoraConfig};
 use silkie::model::config::ModelConfig;
+use silkie::model::create::{Recipe, Vocabulary};
 use silkie::model::init::{Changes, Init, Preset, Scales, Spread};
 use silkie::model::merge::merge;
 use silkie::model::names;
@@ -336,4 +338,61 @@ proptest! {
             prop_assert!(tensor.to_f32().into_iter().eq(rounded));
         }
     }
+}
+
+#[test]
+fn a_recipe_makes_the_vocabulary_fit_the_tokenizer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let texts = ["a red disc and a blue square", "the red disc is top-left"].map(String::from);
+    let mut recipe = Recipe::new(Preset::Tiny, 1);
+    recipe.vocabulary = Vocabulary::Train(texts.to_vec());
+    let out = dir.path().join("model");
+    let made = recipe.create(&out, |_, _| Ok(())).expect("made");
+    let (config, tokens) = (&made.config, made.tokens.expect("trained"));
+    assert_eq!(config, &ModelConfig::read(&out).expect("valid"));
+    assert_eq!(config.vocab_size, tokens.next_multiple_of(64));
+    let tokenizer = Tokenizer::open(&out, config.visual.n_queries).expect("opened");
+    assert_eq!(tokenizer.specials().img_start, config.visual.image_start_id);
+    Weights::open(&out, config).expect("opened");
+
+    recipe.vocabulary = Vocabulary::File(out.join("tokenizer.json"));
+    recipe.vocab_size = Some(tokens - 1);
+    let error = recipe.create(&dir.path().join("small"), |_, _| Ok(())).expect_err("too small");
+    assert_eq!(error.exit_code(), 2);
+    recipe.vocab_size = None;
+    recipe.create(&dir.path().join("again"), |_, _| Ok(())).expect("made");
+    for name in ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"] {
+        let read = |folder: &str| std::fs::read(dir.path().join(folder).join(name)).expect("read");
+        assert!(read("model") == read("again"), "{name}");
+    }
+    assert_eq!(names_in(dir.path()), ["again", "model"]);
+}
+
+#[test]
+fn the_commands_report_what_they_wrote() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let silkie = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_silkie"));
+        command.current_dir(dir.path()).args(arguments).output().expect("started")
+    };
+    let report = |arguments: &[&str]| -> serde_json::Value {
+        let output = silkie(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        serde_json::from_str(text.lines().last().expect("a line")).expect("JSON")
+    };
+    std::fs::write(dir.path().join("text"), "one two three\ntwo three four\n").expect("written");
+    let init = ["init", "--preset", "tiny", "--text", "text", "--out", "base", "--json"];
+    let made = report(&init);
+    assert_eq!((&made["preset"], &made["tensors"]), (&"tiny".into(), &49.into()));
+    assert_eq!(silkie(&init).status.code(), Some(1));
+    let config = ModelConfig::read(dir.path().join("base")).expect("valid");
+    let adapter = Adapter::init(&LoraConfig { r: 2, ..LoraConfig::default() }, &config, 0);
+    adapter.expect("made").write(dir.path().join("lora"), Path::new("base")).expect("written");
+    let merge = ["merge", "--model", "base", "--adapter", "lora", "--out", "out", "--json"];
+    let merged = report(&merge);
+    assert_eq!((&merged["tensors"], &merged["merged"]), (&49.into(), &8.into()));
+    // B is zero: nothing changes.
+    let read = |folder: &str| std::fs::read(dir.path().join(folder).join("model.safetensors"));
+    assert!(read("base").expect("read") == read("out").expect("read"));
 }
