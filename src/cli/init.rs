@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::cli::print_json;
-use crate::cli::writing::{Storage, bar};
+use crate::cli::writing::{Storage, bar, unless_stopped};
+use crate::cli::{interrupt, print_json};
 use crate::error::{Error, Result};
 use crate::model::create::{Recipe, Vocabulary};
 use crate::model::init::Preset;
@@ -82,6 +82,7 @@ impl Init {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         let start = Instant::now();
+        interrupt::install();
         let preset = match self.preset {
             Name::Tiny => Preset::Tiny,
             Name::Small => Preset::Small,
@@ -100,7 +101,7 @@ impl Init {
         let mut progress: Option<ProgressBar> = None;
         let made = recipe.create(&self.out, |elements, total| {
             progress.get_or_insert_with(|| bar(total)).inc(elements as u64);
-            Ok(())
+            unless_stopped()
         })?;
         progress.inspect(ProgressBar::finish_and_clear);
         let report = Report {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::print_json;
-use crate::cli::writing::{Storage, bar};
+use crate::cli::writing::{Storage, bar, unless_stopped};
+use crate::cli::{interrupt, print_json};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::merge::merge;
@@ -50,6 +50,7 @@ impl Merge {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         let start = Instant::now();
+        interrupt::install();
         let config = ModelConfig::read(&self.model)?;
         let elements: usize =
             names::tensors(&config).iter().map(|t| t.shape.iter().product::<usize>()).sum();
@@ -57,7 +58,7 @@ impl Merge {
         let dtype = self.dtype.map(Into::into);
         let merged = merge(&self.model, &self.adapter, &self.out, dtype, |elements| {
             bar.inc(elements as u64);
-            Ok(())
+            unless_stopped()
         })?;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();

@@ -1,7 +1,9 @@
-//! What the commands that write models share: `--dtype` and a progress bar.
+//! What the commands that write models share: `--dtype`, a progress bar, and how they stop.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::interrupt;
+use crate::error::{Error, Result};
 use crate::tensor::DType;
 
 /// How weights are stored.
@@ -22,6 +24,14 @@ impl From<Storage> for DType {
             Storage::Bf16 => DType::Bf16,
             Storage::F16 => DType::F16,
         }
+    }
+}
+
+/// An error once Ctrl-C was pressed: what is being written then disappears.
+pub fn unless_stopped() -> Result<()> {
+    match interrupt::requested() {
+        true => Err(Error::Interrupted("stopped; nothing was written, start again".into())),
+        false => Ok(()),
     }
 }
 

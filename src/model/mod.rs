@@ -10,12 +10,9 @@
 
 pub mod adapter;
 pub mod config;
-<<<<<<< HEAD
+pub mod create;
 pub mod decoder;
 pub mod generate;
-=======
-pub mod create;
->>>>>>> a1f2884 (init: the command, with a tokenizer trained or copied)
 pub mod init;
 pub mod linear;
 pub mod merge;
