@@ -42,7 +42,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     let p = p * u - 2.685_421_2e-2;
     let p = p * u + 0.112_835_95;
     let p = p * u - 0.376_126_27;
-    let p = p * u + 1.128_379_2;
+    let p = p * u + std::f32::consts::FRAC_2_SQRT_PI;
     // |x| > 1: erf(x) = 1 - e^(-x²)·q(1 / (1 + x/2))
     let t = 1.0 / (1.0 + 0.5 * a);
     let q = -5.363_043e-2f32;

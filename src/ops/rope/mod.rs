@@ -65,7 +65,7 @@ fn validate(
     head_dim: usize,
 ) -> Result<()> {
     let [tokens, cols] = qk.shape();
-    if head_dim == 0 || head_dim % 2 != 0 || cols % (2 * head_dim) != 0 {
+    if head_dim == 0 || !head_dim.is_multiple_of(2) || !cols.is_multiple_of(2 * head_dim) {
         let expected = format!("a multiple of 2 · head_dim = {}", 2 * head_dim);
         let message = format!("qk has {cols} columns, expected {expected}, head_dim even");
         return Err(check.error(message));
