@@ -22,7 +22,10 @@ pub fn par_rows<const N: usize>(
         let range = i * chunk..((i + 1) * chunk).min(rows);
         // SAFETY: `outputs` is exclusively ours, and distinct i name disjoint rows.
         let parts = std::array::from_fn(|k| unsafe { outputs[k].alias_rows(range.clone()) });
-        simd(|| body(range.start, parts));
+        simd(
+            #[inline(always)]
+            || body(range.start, parts),
+        );
     });
 }
 
@@ -38,17 +41,26 @@ pub fn par_cols(
         let range = i * chunk..((i + 1) * chunk).min(cols);
         // SAFETY: `output` is exclusively ours, and distinct i name disjoint columns.
         let part = unsafe { output.alias_cols(range.clone()) };
-        simd(|| body(range.start, part));
+        simd(
+            #[inline(always)]
+            || body(range.start, part),
+        );
     });
 }
 
 /// Runs `body(i)` for `0..n`, in parallel.
 pub fn par_tasks(n: usize, body: impl Fn(usize) + Sync) {
-    (0..n).into_par_iter().for_each(|i| simd(|| body(i)));
+    (0..n).into_par_iter().for_each(|i| {
+        simd(
+            #[inline(always)]
+            || body(i),
+        )
+    });
 }
 
 /// Runs `body` compiled for the widest vector instructions this CPU has (AVX-512, AVX2 + FMA or
-/// the baseline). What `body` calls must be `#[inline(always)]` to be compiled along.
+/// the baseline). `body` and what it calls must be `#[inline(always)]` to be compiled along: a
+/// closure that is merely called from all three versions is compiled once, for the baseline.
 #[inline(always)]
 pub fn simd<R>(body: impl FnOnce() -> R) -> R {
     struct Body<F>(F);

@@ -1,9 +1,33 @@
 //! One op, one place: `mod.rs` states the mathematics and checks the arguments once, `cpu.rs`
-//! computes on the CPU device. Outputs are allocated by the caller; no op allocates.
+//! computes on the CPU device.
 //!
-//! Arguments come in the order inputs, outputs, sizes, scalars. Gradients of parameters always
-//! accumulate; gradients of activations follow their [`Write`]. Shape letters: `T` tokens,
-//! `H` heads, `D` width, `V` vocabulary, `R` scored rows, `P` patches of an image.
+//! | op | computes | where Qwen-VL has it |
+//! |---|---|---|
+//! | [`matmul`] | `a bᵀ`, `a b`, `aᵀ b`, column sums | every linear layer, its input and weight gradients |
+//! | [`attention`] | softmax over the keys of a segment, skipping what is masked | trees, vision tower, resampler, decoding |
+//! | [`rms_norm`] | `x / rms(x) · w` | decoder |
+//! | [`layer_norm`] | `(x − mean) / std · w + b` | vision tower, resampler |
+//! | [`rope`] | q and k turned by their position | decoder |
+//! | [`activation`] | GELU, SwiGLU | the MLPs |
+//! | [`embedding`] | rows of a table by token id | decoder's input |
+//! | [`rows`] | rows gathered, scattered, scaled, added | image splice, scored rows, position embeddings |
+//! | [`patch_embed`] | pixels → normalised patches → width | vision tower's input |
+//! | [`interpolate`] | a grid of vectors at another size | position embeddings |
+//! | [`log_ratio`] | log-probability of each target and its gradient, no `[R, V]` buffer | head and loss |
+//! | [`adamw`] | one optimizer step | training |
+//! | [`grad_norm`] | sum of squares, search for non-finite values | training |
+//!
+//! Contract. Arguments come in the order inputs, outputs, sizes, scalars. Outputs are allocated by
+//! the caller; no op allocates. Gradients of parameters always accumulate and are left out
+//! (`None`) where frozen; gradients of activations follow their [`Write`] or say that they
+//! overwrite. Row strides are honoured, so any argument may be columns of a wider buffer. Vectors
+//! are `[1, n]`, numbers per row `[rows, 1]`, indices u32. The same input gives the same bytes on
+//! any number of threads. Shapes, dtypes and indices are checked by the public function and
+//! nowhere below it; an error names op, argument, expected and got.
+//!
+//! A document says: formula, shapes and dtypes, what is overwritten, FLOP and bytes, errors,
+//! source. Shape letters: `T` tokens, `H` heads, `D` width, `V` vocabulary, `R` scored rows, `P`
+//! patches of an image, `n` images.
 
 pub mod activation;
 pub mod adamw;
