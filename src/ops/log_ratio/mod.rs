@@ -7,7 +7,8 @@
 //! to logits, one pass in place that leaves the unit logit gradient `[v = y] - p_v`, and one
 //! product back: 4·R·V·D FLOP in all, and memory for the chunk only. A loss then scales rows.
 //! The target's entry of the unit gradient is `Σ_{v≠y} p_v`, summed without y: `1 - p_y` would
-//! lose its digits when p_y is near 1.
+//! lose its digits when p_y is near 1. Chunks of head and loss together: Liger Kernel, arXiv
+//! 2410.10989; leaving the loss out of the chunk is what makes it one pass here.
 
 mod cpu;
 

@@ -14,7 +14,9 @@ use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
 
 /// `c (+)= alpha · a bᵀ + bias`: a linear layer. `a [M, K]` f32, `b [N, K]` f32, bf16 or f16,
-/// `bias [1, N]` f32, `c [M, N]` f32; any row strides. Errors name the argument that does not fit.
+/// `bias [1, N]` f32, `c [M, N]` f32, written as `write` says; `bias` is added either way.
+///
+/// 2·M·N·K FLOP. Errors: a shape or dtype that differs from these.
 pub fn nt(
     a: Tensor<'_>,
     b: Tensor<'_>,
@@ -38,7 +40,9 @@ pub fn nt(
 }
 
 /// `c (+)= alpha · a b`: the input gradient of a linear layer. `a [M, N]` f32, `b [N, K]` f32,
-/// bf16 or f16, `c [M, K]` f32; any row strides.
+/// bf16 or f16, `c [M, K]` f32, written as `write` says.
+///
+/// 2·M·N·K FLOP. Errors: a shape or dtype that differs from these.
 pub fn nn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Write) -> Result<()> {
     let check = Check("matmul::nn");
     let ([m, n], k) = (a.shape(), b.cols());
@@ -52,7 +56,9 @@ pub fn nn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Wri
 }
 
 /// `c (+)= alpha · aᵀ b`: the weight gradient of a linear layer. `a [R, M]`, `b [R, N]`,
-/// `c [M, N]`, all f32; any row strides.
+/// `c [M, N]`, all f32, `c` written as `write` says.
+///
+/// 2·R·M·N FLOP. Errors: a shape or dtype that differs from these.
 pub fn tn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Write) -> Result<()> {
     let check = Check("matmul::tn");
     let ([r, m], n) = (a.shape(), b.cols());
@@ -65,8 +71,9 @@ pub fn tn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Wri
     Ok(())
 }
 
-/// `c += Σ_rows a`: the bias gradient of a linear layer. `a [R, N]`, `c [1, N]`, f32. R·N FLOP,
-/// reads `a` once.
+/// `c += Σ_rows a`: the bias gradient of a linear layer. `a [R, N]`, `c [1, N]`, f32.
+///
+/// R·N FLOP, reads `a` once. Errors: a shape or dtype that differs from these.
 pub fn column_sums(a: Tensor<'_>, c: TensorMut<'_>) -> Result<()> {
     let check = Check("matmul::column_sums");
     let [r, n] = a.shape();
