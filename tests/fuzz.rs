@@ -3,16 +3,24 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+#[path = "../fuzz/bodies/adapter.rs"]
+mod adapter;
+#[path = "../fuzz/bodies/config.rs"]
+mod config;
 #[path = "../fuzz/bodies/decode.rs"]
 mod decode;
 #[path = "../fuzz/bodies/encode.rs"]
 mod encode;
 #[path = "../fuzz/bodies/records.rs"]
 mod records;
+#[path = "../fuzz/bodies/safetensors.rs"]
+mod safetensors;
 #[path = "../fuzz/bodies/tiktoken.rs"]
 mod tiktoken;
 #[path = "../fuzz/bodies/tokenizer_json.rs"]
 mod tokenizer_json;
+#[path = "../fuzz/bodies/torch.rs"]
+mod torch;
 
 const INPUTS: u64 = 10_000;
 
@@ -77,4 +85,24 @@ fn tiktoken_of_any_content() {
 #[test]
 fn tokenizer_json_of_any_content() {
     run(tokenizer_json::seeds(), tokenizer_json::run);
+}
+
+#[test]
+fn adapter_config_of_any_content() {
+    run(adapter::seeds(), adapter::run);
+}
+
+#[test]
+fn safetensors_of_any_content() {
+    run(safetensors::seeds(), safetensors::run);
+}
+
+#[test]
+fn torch_file_of_any_content() {
+    run(torch::seeds(), torch::run);
+}
+
+#[test]
+fn config_json_of_any_content() {
+    run(config::seeds(), config::run);
 }

@@ -178,6 +178,45 @@ fn shards_with_and_without_an_index() {
 }
 
 #[test]
+fn fingerprints_follow_the_content() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (model, cache) = (dir.path().join("model"), dir.path().join("cache.json"));
+    std::fs::create_dir(&model).expect("made");
+    let (path, tensors) = (model.join("model.safetensors"), all());
+    write_all(&path, &tensors);
+    let of = |cache: Option<&Path>| {
+        let weights = Weights::open(&model, &config()).expect("opened");
+        weights.fingerprint(cache).expect("hashed")
+    };
+    let first = of(None);
+    assert_eq!((first, first), (of(Some(&cache)), of(Some(&cache))));
+
+    // One bit of the last tensor, lm_head: the visual part stays. The cache knows the file by its
+    // modification time, which is put back here to show that the cache is what answers.
+    let modified = std::fs::metadata(&path).and_then(|m| m.modified()).expect("a time");
+    let mut bytes = std::fs::read(&path).expect("read");
+    *bytes.last_mut().expect("data") ^= 1;
+    std::fs::write(&path, &bytes).expect("written");
+    let changed = of(None);
+    assert_ne!(changed.base, first.base);
+    assert_eq!(changed.visual, first.visual);
+    let file = std::fs::File::options().write(true).open(&path).expect("opened");
+    file.set_modified(modified).expect("set");
+    assert_eq!(of(Some(&cache)), first);
+    file.set_modified(modified + std::time::Duration::from_secs(1)).expect("set");
+    assert_eq!(of(Some(&cache)), changed);
+    std::fs::write(&cache, "damaged").expect("written");
+    assert_eq!(of(Some(&cache)), changed);
+    assert_eq!(of(Some(&dir.path().join("no/cache.json"))), changed);
+
+    // Shards of the same tensors are the same model.
+    write_all(&path, &tensors[..5]);
+    std::fs::rename(&path, model.join("model-00001-of-00002.safetensors")).expect("renamed");
+    write_all(&model.join("model-00002-of-00002.safetensors"), &tensors[5..]);
+    assert_eq!(of(None), first);
+}
+
+#[test]
 fn an_empty_folder_says_what_it_looked_for() {
     let dir = tempfile::tempdir().expect("a folder");
     let error = Weights::open(dir.path(), &config()).expect_err("empty").to_string();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use rayon::prelude::*;
 
 use crate::device::{Buffer, Device};
@@ -157,6 +157,13 @@ fn copied(bytes: &[u8]) -> Buffer {
 pub(crate) fn byte_length(dtype: DType, shape: &[usize]) -> Option<usize> {
     let full = shape.iter().try_fold(dtype.size(), |product, &n| product.checked_mul(n.max(1)))?;
     Some(if shape.contains(&0) { 0 } else { full })
+}
+
+/// A copy of `bytes` that can stand for a mapped file.
+pub(crate) fn copy(bytes: &[u8]) -> std::io::Result<Arc<Mmap>> {
+    let mut map = MmapMut::map_anon(bytes.len())?;
+    map.copy_from_slice(bytes);
+    map.make_read_only().map(Arc::new)
 }
 
 /// Maps a whole file for reading.

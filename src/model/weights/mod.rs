@@ -4,6 +4,7 @@
 //! configuration, so that whoever asks for a tensor later gets what the configuration says.
 
 mod files;
+mod fingerprint;
 mod mapped;
 mod pickle;
 pub mod safetensors;
@@ -13,6 +14,7 @@ pub mod write;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+pub use fingerprint::Fingerprint;
 pub use mapped::MappedTensor;
 
 use crate::error::{Error, Result};

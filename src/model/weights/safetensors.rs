@@ -6,13 +6,15 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
+use memmap2::Mmap;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::model::weights::mapped::{MappedTensor, byte_length, map};
+use crate::model::weights::mapped::{MappedTensor, byte_length, copy, map};
 use crate::tensor::DType;
 
 /// Headers beyond this are refused, as by the original library; the real one has 0.1 MB.
@@ -24,8 +26,16 @@ const MAX_HEADER: u64 = 100_000_000;
 /// F32, BF16, F16, a name given twice.
 pub fn open(path: impl AsRef<Path>) -> Result<Vec<MappedTensor>> {
     let path = path.as_ref();
-    let map = map(path)?;
-    let (entries, data) = header(path, &map)?;
+    read(path, &map(path)?)
+}
+
+/// As [`open`], of a file's content in memory; `path` is only named in errors.
+pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Vec<MappedTensor>> {
+    read(path, &copy(bytes).map_err(|e| Error::io(path, "copy the weights", e))?)
+}
+
+fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<MappedTensor>> {
+    let (entries, data) = header(path, map)?;
     let mut at = 0;
     let mut tensors = Vec::with_capacity(entries.len());
     for Entry { name, dtype, shape, begin, end } in entries {
@@ -42,7 +52,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Vec<MappedTensor>> {
         let Some(start) = data.checked_add(begin) else {
             return wrong(format!("its data start at byte {begin}, beyond any file"));
         };
-        tensors.push(MappedTensor::in_file(path, &map, start, &name, dtype, &shape)?);
+        tensors.push(MappedTensor::in_file(path, map, start, &name, dtype, &shape)?);
         at = end;
     }
     if data + at != map.len() {

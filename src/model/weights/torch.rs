@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
-use crate::model::weights::mapped::{MappedTensor, map};
+use crate::model::weights::mapped::{MappedTensor, copy, map};
 use crate::model::weights::pickle::{self, TensorRef};
 
 /// The real shards' pickles have 10 kB each.
@@ -21,15 +21,23 @@ const MAX_PICKLE: u64 = 1 << 26;
 /// storages that do not lie in the file.
 pub fn open(path: impl AsRef<Path>) -> Result<Vec<MappedTensor>> {
     let path = path.as_ref();
-    let map = map(path)?;
-    let mut archive = Archive::open(path, &map)?;
+    read(path, &map(path)?)
+}
+
+/// As [`open`], of a file's content in memory; `path` is only named in errors.
+pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Vec<MappedTensor>> {
+    read(path, &copy(bytes).map_err(|e| Error::io(path, "copy the weights", e))?)
+}
+
+fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<MappedTensor>> {
+    let mut archive = Archive::open(path, map)?;
     let text = archive.pickle()?;
     let refs = pickle::tensors(text)
         .map_err(|e| Error::file(path, format!("{}data.pkl", archive.root), e))?;
     let mut tensors = Vec::with_capacity(refs.len());
     for tensor in &refs {
         let start = archive.storage(tensor)?;
-        tensors.push(place(path, &map, start, tensor)?);
+        tensors.push(place(path, map, start, tensor)?);
     }
     Ok(tensors)
 }
