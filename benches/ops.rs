@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use half::bf16;
 use silkie::ops::Write::Overwrite;
-use silkie::ops::matmul;
+use silkie::ops::attention::{self, Segment};
+use silkie::ops::{log_ratio, matmul};
 use silkie::tensor::{Tensor, TensorMut};
 
 /// Samples a median is taken of.
@@ -19,6 +20,8 @@ fn main() {
     let bench = Bench { filter, peak: peak() };
     println!("{} threads, {:.0} GFLOP/s f32 peak", rayon::current_num_threads(), bench.peak);
     matmuls(&bench);
+    attentions(&bench);
+    log_ratios(&bench);
 }
 
 struct Bench {
@@ -140,4 +143,110 @@ fn matmuls(bench: &Bench) {
         run("nn", b, &|p| last(a, p) * f64::from(b.row::<f32>(p)[n - 1]));
         run("tn", b, &|p| f64::from(at.row::<f32>(p)[m - 1]) * f64::from(b.row::<f32>(p)[n - 1]));
     }
+}
+
+/// Queries `start..start + len`, the keys every one sees, the keys of its own.
+fn segment(q: [u32; 2], prefix: [u32; 2], own: [u32; 2], causal: u32) -> Segment {
+    let ([q_start, q_len], [prefix_start, prefix_len], [own_start, own_len]) = (q, prefix, own);
+    Segment { q_start, q_len, prefix_start, prefix_len, own_start, own_len, causal }
+}
+
+/// `count` trees of a trunk and four branches.
+fn trees(count: u32, trunk: u32, branch: u32) -> Vec<Segment> {
+    let tree = |t: u32| {
+        let start = t * (trunk + 4 * branch);
+        let own = [start, trunk];
+        let branches = (0..4).map(move |b| {
+            let own = [start + trunk + b * branch, branch];
+            segment(own, [start, trunk], own, 1)
+        });
+        std::iter::once(segment(own, [0, 0], own, 1)).chain(branches)
+    };
+    (0..count).flat_map(tree).collect()
+}
+
+/// (query, key) pairs that are visible.
+fn pairs(segments: &[Segment]) -> f64 {
+    let seen = |s: &Segment| {
+        let (q, own) = (f64::from(s.q_len), f64::from(s.own_len));
+        let own = if s.causal == 1 { q * (q + 1.0) / 2.0 } else { q * own };
+        q * f64::from(s.prefix_len) + own
+    };
+    segments.iter().map(seen).sum()
+}
+
+fn attentions(bench: &Bench) {
+    let whole = |q: u32, k: u32| vec![segment([0, q], [0, 0], [0, k], 0)];
+    let cases = [
+        ("vit 1024x1024", whole(1024, 1024), 4, 104),
+        ("resampler 256x1024", whole(256, 1024), 4, 128),
+        ("tree 340+4x100", trees(1, 340, 100), 4, 128),
+        ("32 trees 40+4x8", trees(32, 40, 8), 4, 32),
+        ("decode 1x740", whole(1, 740), 4, 128),
+    ];
+    for (name, segments, heads, hd) in cases {
+        let rows = |end: fn(&Segment) -> u32| segments.iter().map(end).max().unwrap_or(0) as usize;
+        let (tq, tk) = (rows(|s| s.q_start + s.q_len), rows(|s| s.own_start + s.own_len));
+        let (width, scale) = (heads * hd, 1.0 / (hd as f32).sqrt());
+        let (q, kv, d_o) = (values(tq * width), values(tk * 2 * width), values(tq * width));
+        let (q, d_o) = (Tensor::new(&q, tq, width), Tensor::new(&d_o, tq, width));
+        let kv = Tensor::new(&kv, tk, 2 * width);
+        let (k, v) = (kv.slice_cols(0..width), kv.slice_cols(width..2 * width));
+        let (mut o, mut lse) = (vec![0.0f32; tq * width], vec![0.0f32; tq * heads]);
+        let flop = pairs(&segments) * width as f64;
+        bench.row(&format!("attention forward {name} {heads}x{hd}"), 4.0 * flop, || {
+            let (o, lse) = (TensorMut::new(&mut o, tq, width), TensorMut::new(&mut lse, tq, heads));
+            attention::forward(q, k, v, &segments, o, lse, hd, scale).expect("shapes that fit");
+        });
+        let (mut dq, mut dkv) = (vec![0.0f32; tq * width], vec![0.0f32; tk * 2 * width]);
+        let mut delta = vec![0.0f32; tq * heads];
+        let (o, lse) = (Tensor::new(&o, tq, width), Tensor::new(&lse, tq, heads));
+        bench.row(&format!("attention backward {name} {heads}x{hd}"), 10.0 * flop, || {
+            let (dk, dv) = TensorMut::new(&mut dkv, tk, 2 * width).split_cols(width);
+            let dq = TensorMut::new(&mut dq, tq, width);
+            let delta = TensorMut::new(&mut delta, tq, heads);
+            attention::backward(q, k, v, o, lse, d_o, &segments, dq, dk, dv, delta, hd, scale)
+                .expect("shapes that fit");
+        });
+        // Σ_j dS_ij = 0 for every i: what the keys receive along any fixed direction of q is 0.
+        let total: f64 =
+            dkv.chunks(width).skip(1).step_by(2).flatten().map(|&x| f64::from(x)).sum();
+        let given: f64 = (0..tq).flat_map(|i| d_o.row::<f32>(i)).map(|&x| f64::from(x)).sum();
+        if "attention backward".contains(&bench.filter) {
+            close(name, total as f32, given, (tq * width) as f64);
+        }
+    }
+}
+
+fn log_ratios(bench: &Bench) {
+    let (rows, width, vocabulary, chunk) = (400, 512, 151_936, 128);
+    if !"log_ratio".contains(&bench.filter) {
+        return;
+    }
+    let (h, head) = (values(rows * width), values(vocabulary * width));
+    let half: Vec<bf16> = head.iter().map(|&x| bf16::from_f32(x)).collect();
+    let targets: Vec<u32> = (0..rows as u32).map(|r| r * 379).collect();
+    let (mut p, mut dh) = (vec![0.0f32; rows], vec![0.0f32; rows * width]);
+    let mut logits = vec![0.0f32; chunk * vocabulary];
+    let (h, targets) = (Tensor::new(&h, rows, width), Tensor::column(&targets));
+    let half = Tensor::new(&half, vocabulary, width);
+    for head in [Tensor::new(&head, vocabulary, width), half] {
+        for gradient in [false, true] {
+            let flop = if gradient { 4.0 } else { 2.0 } * (rows * vocabulary * width) as f64;
+            let kind = if gradient { "with gradient" } else { "forward" };
+            let name = format!("log_ratio {kind} {rows}x{vocabulary}x{width} {:?}", head.dtype());
+            bench.row(&name, flop, || {
+                let p = TensorMut::column(&mut p);
+                let dh = gradient.then(|| TensorMut::new(&mut dh, rows, width));
+                let z = TensorMut::new(&mut logits, chunk, vocabulary);
+                log_ratio::forward(h, head, targets, p, dh, z).expect("shapes that fit");
+            });
+        }
+    }
+    let z = |v: usize| -> f64 {
+        let terms = h.row::<f32>(0).iter().zip(half.row::<bf16>(v));
+        terms.map(|(x, w)| f64::from(*x) * f64::from(w.to_f32())).sum()
+    };
+    let total: f64 = (0..vocabulary).map(|v| z(v).exp()).sum();
+    close("log_ratio", p[0], z(0) - total.ln(), 10.0);
 }

@@ -60,8 +60,11 @@ pub(super) unsafe fn block(block: Block) {
 }
 
 /// Every panel of `A` (it stays in L1) against every panel of `B` (they stay in L2).
+///
+/// # Safety
+/// That of [`block`].
 #[inline(always)]
-unsafe fn sweep<S: Simd>(simd: S, block: &Block) {
+pub(super) unsafe fn sweep<S: Simd>(simd: S, block: &Block) {
     let lanes = S::F32_LANES;
     let panel_rows = if lanes == 16 { 12 } else { 6 };
     for i in (0..block.rows).step_by(panel_rows) {

@@ -11,12 +11,14 @@
 
 mod kernel;
 mod pack;
+mod small;
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::device::cpu::simd;
 use crate::tensor::{Tensor, TensorMut};
 use kernel::Tile;
 pub(crate) use pack::Widen;
@@ -29,8 +31,13 @@ const COLUMNS: usize = 256;
 const ROWS: usize = 2048;
 /// Elements of `A` packed at once, 4 MiB: bounds the packing space when the depth is a vocabulary.
 const A_ELEMENTS: usize = 1 << 20;
+/// Elements of `B` packed once for all tasks, 8 MiB of the last level cache; a larger `B` is
+/// packed by the tasks, and then has columns enough to keep all cores busy.
+const B_ELEMENTS: usize = 2 << 20;
 /// Tasks that keep many cores busy; fewer columns are made up for by cutting rows.
 const TASKS: usize = 16;
+/// Panels of `A` a task packs.
+const GROUP: usize = 4;
 /// Multiply-adds below which handing out tasks costs more than it gains (about 10 us).
 const SERIAL: usize = 1 << 20;
 
@@ -93,26 +100,44 @@ impl Store<'_> {
 /// On all cores. `a [M, K]` f32, `b [K, N]` any float type, `c [M, N]` f32.
 pub(crate) fn parallel(a: Operand<'_>, b: Operand<'_>, c: TensorMut<'_>, store: Store<'_>) {
     let (m, n, k) = (a.rows(), b.cols(), a.cols());
-    let few = m * n * k <= SERIAL;
-    multiply(a, b, c, store, &|tasks, body| match few {
-        true => (0..tasks).for_each(body),
-        false => (0..tasks).into_par_iter().with_max_len(1).for_each(body),
+    if m * n * k <= SERIAL {
+        return serial(a, b, c, store);
+    }
+    multiply(a, b, c, store, TASKS, &|tasks, body| {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(body);
     });
 }
 
 /// On this thread, for work that is already spread.
 pub(crate) fn serial(a: Operand<'_>, b: Operand<'_>, c: TensorMut<'_>, store: Store<'_>) {
-    multiply(a, b, c, store, &|tasks, body| (0..tasks).for_each(body));
+    let (n, k) = (b.cols(), a.cols());
+    if k <= DEPTH && n <= COLUMNS && a.rows() <= COLUMNS {
+        return small::multiply(a, b, c, store);
+    }
+    multiply(a, b, c, store, 1, &|tasks, body| (0..tasks).for_each(body));
 }
 
 type Run<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync));
 
-fn multiply(a: Operand<'_>, b: Operand<'_>, mut c: TensorMut<'_>, store: Store<'_>, run: Run<'_>) {
+/// `run(n, body)` runs `body` for `0..n`; at least `tasks` calls of it keep all cores busy.
+fn multiply(
+    a: Operand<'_>,
+    b: Operand<'_>,
+    mut c: TensorMut<'_>,
+    store: Store<'_>,
+    tasks: usize,
+    run: Run<'_>,
+) {
     let (m, n, k) = (a.rows(), b.cols(), a.cols());
     assert!(b.rows() == k && c.shape() == [m, n], "gemm of unequal shapes");
+    if n == 0 {
+        return;
+    }
     let tile = Tile::of_this_cpu();
     for rows in spans(m, ROWS) {
-        let width = (A_ELEMENTS / rows.len()).next_multiple_of(DEPTH);
+        // As deep as the packing space allows.
+        let fits = (A_ELEMENTS / rows.len()).min((B_ELEMENTS / n).max(DEPTH));
+        let width = (fits / DEPTH).max(1) * DEPTH;
         for (i, depth) in spans(k.max(1), width).enumerate() {
             let depth = depth.start..depth.end.min(k);
             let (a, b) = (a.part(rows.clone(), depth.clone()), b.part(depth.clone(), 0..n));
@@ -121,9 +146,8 @@ fn multiply(a: Operand<'_>, b: Operand<'_>, mut c: TensorMut<'_>, store: Store<'
                 bias: store.bias.filter(|_| i == 0),
                 ..store
             };
-            let plan = Plan::new(tile, rows.len(), n, depth.len());
             let out = c.reborrow().slice_rows(rows.clone());
-            with_scratch(&A_PANELS, plan.a_len(), |panels| plan.run(a, b, out, store, panels, run));
+            Plan::new(tile, rows.len(), n, depth.len(), tasks).run(a, b, out, store, run);
         }
     }
 }
@@ -141,27 +165,30 @@ struct Plan {
     k: usize,
     /// Chunk of the depth.
     depth: usize,
-    /// Columns and rows of a task.
-    columns: usize,
+    /// Rows and columns of a task.
     rows: usize,
+    columns: usize,
+    /// Whether `B` is packed once for all tasks; else each task packs its columns, for all rows.
+    share: bool,
 }
 
 impl Plan {
-    fn new(tile: Tile, m: usize, n: usize, k: usize) -> Self {
+    fn new(tile: Tile, m: usize, n: usize, k: usize, tasks: usize) -> Self {
         let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
-        let columns = if n >= TASKS * COLUMNS { COLUMNS } else { COLUMNS / 2 };
-        // A panel of B packed again for another block of rows pays when it has 8 panels of A.
-        let cuts = TASKS.div_ceil(n.div_ceil(columns).max(1)).min(m.div_ceil(8 * tile.rows)).max(1);
+        let share = n.next_multiple_of(tile.cols) * k <= B_ELEMENTS;
+        let columns = if share { COLUMNS / 2 } else { COLUMNS };
+        let cuts = if share { tasks.div_ceil(n.div_ceil(columns).max(1)) } else { 1 };
         let rows = m.div_ceil(cuts).next_multiple_of(tile.rows);
-        Plan { tile, m, n, k, depth, columns, rows }
+        Plan { tile, m, n, k, depth, rows, columns, share }
     }
 
     fn a_len(&self) -> usize {
         self.m * self.k
     }
 
-    fn b_len(&self) -> usize {
-        self.columns.next_multiple_of(self.tile.cols) * self.depth
+    /// Packed elements of `columns` columns at a depth of `k`.
+    fn b_len(&self, columns: usize, k: usize) -> usize {
+        columns.next_multiple_of(self.tile.cols) * k.max(1)
     }
 
     /// Chunks of the depth as `(start, len)`; one empty chunk for depth 0, which still writes `C`.
@@ -176,63 +203,134 @@ impl Plan {
         b: Operand<'_>,
         c: TensorMut<'_>,
         store: Store<'_>,
-        panels: &mut [f32],
         run: Run<'_>,
     ) {
-        let shared = Shared(panels.as_mut_ptr());
-        let panel_rows = self.tile.rows;
-        let panels = if self.k == 0 { 0 } else { self.m.div_ceil(panel_rows) };
-        let group = 4;
-        run(panels.div_ceil(group), &|task| {
-            for i in task * group..((task + 1) * group).min(panels) {
-                let rows = i * panel_rows..((i + 1) * panel_rows).min(self.m);
-                for (start, len) in self.chunks() {
-                    // SAFETY: chunk and panel name their own part of the m·k elements.
-                    let panel = unsafe {
-                        let at = shared.get().add(start * self.m + rows.start * len);
-                        std::slice::from_raw_parts_mut(at, rows.len() * len)
-                    };
-                    pack::a_panel(a, rows.clone(), start..start + len, panel);
-                }
-            }
-        });
-
-        let (column_tasks, row_tasks) = (self.n.div_ceil(self.columns), self.m.div_ceil(self.rows));
-        run(column_tasks * row_tasks, &|task| {
-            let (i, j) = (task % row_tasks, task / row_tasks);
-            let rows = i * self.rows..((i + 1) * self.rows).min(self.m);
-            let cols = j * self.columns..((j + 1) * self.columns).min(self.n);
-            with_scratch(&B_PANELS, self.b_len(), |b_panels| {
-                for (start, len) in self.chunks() {
-                    pack::b_panels(b, start..start + len, cols.clone(), self.tile, b_panels);
-                    let first = start == 0;
-                    // SAFETY: tasks name disjoint blocks of C, which this call borrows
-                    // exclusively; panels are only read from here on.
-                    unsafe {
-                        let a_panels = shared.get().add(start * self.m + rows.start * len);
-                        kernel::block(kernel::Block {
-                            rows: rows.len(),
-                            cols: cols.len(),
-                            depth: len,
-                            a: a_panels,
-                            b: b_panels.as_ptr(),
-                            c: c.as_ref()
-                                .as_ptr()
-                                .cast::<f32>()
-                                .cast_mut()
-                                .add(rows.start * c.row_stride() + cols.start),
-                            c_stride: c.row_stride(),
-                            alpha: store.alpha,
-                            accumulate: store.accumulate || !first,
-                            bias: store
-                                .bias
-                                .filter(|_| first)
-                                .map(|bias| bias.as_ptr().cast::<f32>().add(cols.start)),
-                        });
+        let shared = if self.share { self.b_len(self.n, self.k) } else { 0 };
+        let own = if self.share { 0 } else { self.b_len(self.columns, self.depth) };
+        let [column_tasks, row_tasks] = [self.n.div_ceil(self.columns), self.m.div_ceil(self.rows)];
+        with_scratch(&SHARED_PANELS, self.a_len() + shared, |panels| {
+            let (a_panels, b_panels) = panels.split_at_mut(self.a_len());
+            let (a_panels, b_panels) =
+                (Shared(a_panels.as_mut_ptr()), Shared(b_panels.as_mut_ptr()));
+            let a_tasks = if self.k == 0 { 0 } else { self.m.div_ceil(self.tile.rows * GROUP) };
+            let b_tasks = if self.share { column_tasks } else { 0 };
+            run(a_tasks + b_tasks, &|task| match task.checked_sub(a_tasks) {
+                None => self.pack_a(a, task, &a_panels),
+                Some(task) => self.pack_b(b, task, &b_panels),
+            });
+            run(column_tasks * row_tasks, &|task| {
+                let (i, j) = (task % row_tasks, task / row_tasks);
+                let rows = i * self.rows..((i + 1) * self.rows).min(self.m);
+                let cols = j * self.columns..((j + 1) * self.columns).min(self.n);
+                with_scratch(&OWN_PANELS, own, |own| {
+                    for chunk in self.chunks() {
+                        let b_panels = if self.share {
+                            // SAFETY: where `pack_b` put this chunk of these columns.
+                            unsafe { b_panels.get().add(self.b_at(chunk, cols.start)) }
+                        } else {
+                            let (start, len) = chunk;
+                            simd(
+                                #[inline(always)]
+                                || {
+                                    pack::b_panels(
+                                        b,
+                                        start..start + len,
+                                        cols.clone(),
+                                        self.tile,
+                                        own,
+                                    )
+                                },
+                            );
+                            own.as_mut_ptr()
+                        };
+                        // SAFETY: tasks name disjoint blocks of C, which this call borrows
+                        // exclusively; shared panels are only read once they are packed.
+                        unsafe {
+                            let a_panels = a_panels.get().add(self.a_at(chunk, rows.start));
+                            self.block(&rows, &cols, chunk, a_panels, b_panels, &c, store);
+                        }
                     }
-                }
+                });
             });
         });
+    }
+
+    /// Where the packed rows from `row` on of a chunk start.
+    fn a_at(&self, (start, len): (usize, usize), row: usize) -> usize {
+        start * self.m + row * len
+    }
+
+    /// Where the shared packed columns from `column` on of a chunk start.
+    fn b_at(&self, (start, len): (usize, usize), column: usize) -> usize {
+        self.b_len(self.n, 1) * start + column * len
+    }
+
+    /// Packs a few panels of `A`.
+    fn pack_a(&self, a: Operand<'_>, task: usize, panels: &Shared) {
+        let group = self.tile.rows * GROUP;
+        for first in (task * group..self.m.min((task + 1) * group)).step_by(self.tile.rows) {
+            let rows = first..(first + self.tile.rows).min(self.m);
+            for chunk @ (start, len) in self.chunks() {
+                // SAFETY: chunk and rows name their own part of the m·k elements.
+                let panel = unsafe {
+                    let at = panels.get().add(self.a_at(chunk, first));
+                    std::slice::from_raw_parts_mut(at, rows.len() * len)
+                };
+                simd(
+                    #[inline(always)]
+                    || pack::a_panel(a, rows.clone(), start..start + len, panel),
+                );
+            }
+        }
+    }
+
+    /// Packs one task's columns of `B`.
+    fn pack_b(&self, b: Operand<'_>, task: usize, panels: &Shared) {
+        let cols = task * self.columns..((task + 1) * self.columns).min(self.n);
+        for chunk @ (start, len) in self.chunks() {
+            // SAFETY: chunk and columns name their own part of the shared elements; tasks start
+            // at whole panels.
+            let panels = unsafe {
+                let at = panels.get().add(self.b_at(chunk, cols.start));
+                std::slice::from_raw_parts_mut(at, self.b_len(cols.len(), len))
+            };
+            simd(
+                #[inline(always)]
+                || pack::b_panels(b, start..start + len, cols.clone(), self.tile, panels),
+            );
+        }
+    }
+
+    /// # Safety
+    /// The panels are those of these rows, columns and chunk; nobody else touches this part of C.
+    unsafe fn block(
+        &self,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
+        (start, depth): (usize, usize),
+        a: *const f32,
+        b: *const f32,
+        c: &TensorMut<'_>,
+        store: Store<'_>,
+    ) {
+        let bias = store.bias.filter(|_| start == 0);
+        let c_stride = c.row_stride();
+        // SAFETY: rows and cols lie inside C, cols inside the bias; the rest is promised.
+        unsafe {
+            let c = c.as_ref().as_ptr().cast::<f32>().cast_mut();
+            kernel::block(kernel::Block {
+                rows: rows.len(),
+                cols: cols.len(),
+                depth,
+                a,
+                b,
+                c: c.add(rows.start * c_stride + cols.start),
+                c_stride,
+                alpha: store.alpha,
+                accumulate: store.accumulate || start > 0,
+                bias: bias.map(|bias| bias.as_ptr().cast::<f32>().add(cols.start)),
+            });
+        }
     }
 }
 
@@ -248,8 +346,8 @@ impl Shared {
 }
 
 thread_local! {
-    static A_PANELS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static B_PANELS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SHARED_PANELS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static OWN_PANELS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Lends this thread's buffer, grown to `len` elements of any value. While it is lent, a nested

@@ -6,8 +6,7 @@ use half::{bf16, f16};
 
 use super::Operand;
 use super::kernel::Tile;
-use crate::device::cpu::simd;
-use crate::tensor::{DType, Element};
+use crate::tensor::{DType, Element, Tensor};
 
 /// Elements of a weight, as f32. Plain integer arithmetic, so that it vectorises.
 pub(crate) trait Widen: Element {
@@ -42,31 +41,21 @@ impl Widen for f16 {
 }
 
 /// Rows `rows` and depth `depth` of `a` as one panel `[depth, rows]`.
-pub(super) fn a_panel(a: Operand<'_>, rows: Range<usize>, depth: Range<usize>, panel: &mut [f32]) {
-    let n = rows.len();
-    if a.transposed {
-        for (p, to) in depth.zip(panel.chunks_exact_mut(n)) {
-            to.copy_from_slice(&a.data.row::<f32>(p)[rows.clone()]);
-        }
-    } else {
-        simd(|| {
-            for (i, row) in rows.enumerate() {
-                let from = &a.data.row::<f32>(row)[depth.clone()];
-                transpose_into(from, &mut panel[i..], n);
-            }
-        });
-    }
-}
-
 #[inline(always)]
-fn transpose_into(from: &[f32], to: &mut [f32], step: usize) {
-    for (x, y) in from.iter().zip(to.iter_mut().step_by(step)) {
-        *y = *x;
+pub(super) fn a_panel(a: Operand<'_>, rows: Range<usize>, depth: Range<usize>, panel: &mut [f32]) {
+    let width = rows.len();
+    if !a.transposed {
+        return transposed::<f32>(a.data, rows, depth, width, panel);
+    }
+    for (p, to) in depth.zip(panel.chunks_exact_mut(width)) {
+        let from = &a.data.row::<f32>(p)[rows.clone()];
+        to.iter_mut().zip(from).for_each(|(y, x)| *y = *x);
     }
 }
 
 /// Depth `depth` and columns `cols` of `b` as panels `[depth, tile.cols]`; a last panel of at most
 /// half the columns is one vector wide; missing columns are 0.
+#[inline(always)]
 pub(super) fn b_panels(
     b: Operand<'_>,
     depth: Range<usize>,
@@ -75,65 +64,133 @@ pub(super) fn b_panels(
     panels: &mut [f32],
 ) {
     match b.data.dtype() {
-        DType::F32 => simd(|| typed::<f32>(b, depth, cols, tile, panels)),
-        DType::Bf16 => simd(|| typed::<bf16>(b, depth, cols, tile, panels)),
-        DType::F16 => simd(|| typed::<f16>(b, depth, cols, tile, panels)),
+        DType::F32 => b_panels_of::<f32>(b, depth, cols, tile, panels),
+        DType::Bf16 => b_panels_of::<bf16>(b, depth, cols, tile, panels),
+        DType::F16 => b_panels_of::<f16>(b, depth, cols, tile, panels),
         other => unreachable!("a weight of type {other:?}"),
     }
 }
 
+/// [`b_panels`] of a known type.
 #[inline(always)]
-fn typed<T: Widen>(
+pub(super) fn b_panels_of<T: Widen>(
     b: Operand<'_>,
     depth: Range<usize>,
     cols: Range<usize>,
     tile: Tile,
     panels: &mut [f32],
 ) {
-    for (j, panel) in
-        cols.clone().step_by(tile.cols).zip(panels.chunks_mut(tile.cols * depth.len().max(1)))
-    {
-        let used = tile.cols.min(cols.end - j);
-        let width = if 2 * used <= tile.cols { tile.cols / 2 } else { tile.cols };
-        if b.transposed {
-            columns::<T>(b, depth.clone(), j..j + used, width, panel);
-        } else {
-            for (p, to) in depth.clone().zip(panel.chunks_exact_mut(width)) {
-                let from = &b.data.row::<T>(p)[j..j + used];
-                to.iter_mut().zip(from).for_each(|(y, x)| *y = x.widen());
-                to[used..].fill(0.0);
-            }
-        }
+    let panel = tile.cols * depth.len().max(1);
+    for (j, panel) in cols.clone().step_by(tile.cols).zip(panels.chunks_mut(panel)) {
+        let cols = j..(j + tile.cols).min(cols.end);
+        let width = if 2 * cols.len() <= tile.cols { tile.cols / 2 } else { tile.cols };
+        b_panel::<T>(b, depth.clone(), cols, width, panel);
     }
 }
 
-/// A panel out of rows of the view: a transposition, in squares of 16.
 #[inline(always)]
-fn columns<T: Widen>(
+fn b_panel<T: Widen>(
     b: Operand<'_>,
     depth: Range<usize>,
     cols: Range<usize>,
     width: usize,
     panel: &mut [f32],
 ) {
-    const SQUARE: usize = 16;
+    if b.transposed {
+        return transposed::<T>(b.data, cols, depth, width, panel);
+    }
+    for (p, to) in depth.zip(panel.chunks_exact_mut(width)) {
+        let from = &b.data.row::<T>(p)[cols.clone()];
+        to.iter_mut().zip(from).for_each(|(y, x)| *y = x.widen());
+        to[from.len()..].fill(0.0);
+    }
+}
+
+/// Side of the squares in which a panel is transposed.
+const SQUARE: usize = 16;
+
+/// `panel[p][j] = x[rows.start + j][depth.start + p]`, panel rows of `width`, 0 beyond `rows`.
+#[inline(always)]
+fn transposed<T: Widen>(
+    x: Tensor<'_>,
+    rows: Range<usize>,
+    depth: Range<usize>,
+    width: usize,
+    panel: &mut [f32],
+) {
     for first in (0..width).step_by(SQUARE) {
         let lanes = SQUARE.min(width - first);
-        let mut p = 0;
-        while p < depth.len() {
+        let rows = rows.start + first..rows.end.min(rows.start + first + lanes);
+        for p in (0..depth.len()).step_by(SQUARE) {
             let len = SQUARE.min(depth.len() - p);
             let mut square = [[0.0f32; SQUARE]; SQUARE];
-            for (j, row) in square.iter_mut().enumerate().take(lanes) {
-                if first + j < cols.len() {
-                    let from = &b.data.row::<T>(cols.start + first + j)[depth.start + p..][..len];
-                    row.iter_mut().zip(from).for_each(|(y, x)| *y = x.widen());
+            for (to, j) in square.iter_mut().zip(rows.clone()) {
+                let from = &x.row::<T>(j)[depth.start + p..][..len];
+                if let Ok(from) = <&[T; SQUARE]>::try_from(from) {
+                    *to = from.map(T::widen);
+                } else {
+                    to.iter_mut().zip(from).for_each(|(y, x)| *y = x.widen());
                 }
             }
-            for q in 0..len {
-                let to = &mut panel[(p + q) * width + first..][..lanes];
-                to.iter_mut().enumerate().for_each(|(j, y)| *y = square[j][q]);
-            }
-            p += len;
+            transpose(&square, &mut panel[p * width + first..], width, len, lanes);
         }
+    }
+}
+
+/// Columns of `square` as `rows` rows of `cols` elements, `stride` apart in `to`.
+#[inline(always)]
+fn transpose(
+    square: &[[f32; SQUARE]; SQUARE],
+    to: &mut [f32],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        // SAFETY: this CPU has AVX-512.
+        return unsafe { transpose_avx512(square, to, stride, rows, cols) };
+    }
+    for (i, to) in to.chunks_mut(stride).enumerate().take(rows) {
+        to.iter_mut().zip(square).take(cols).for_each(|(y, row)| *y = row[i]);
+    }
+}
+
+/// By halves: in squares of 16, 8, 4 and 2 the upper right and lower left quarters change places,
+/// two rows and two shuffles at a time. Several times faster than element by element.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn transpose_avx512(
+    square: &[[f32; SQUARE]; SQUARE],
+    to: &mut [f32],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+) {
+    use std::arch::x86_64::*;
+    // SAFETY: a row of the square is the 16 elements of a register.
+    let mut lines: [__m512; SQUARE] =
+        std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[i].as_ptr()) });
+    for half in [8, 4, 2, 1] {
+        // Lane j of the new upper row: the old one's, or in the right half the lower row's left.
+        let lane = |j: usize| j as i32;
+        let upper = std::array::from_fn(|j| lane(if j & half == 0 { j } else { 16 + j - half }));
+        let lower = std::array::from_fn(|j| lane(if j & half == 0 { j + half } else { 16 + j }));
+        let indices = |of: [i32; SQUARE]| {
+            // SAFETY: as above.
+            unsafe { _mm512_loadu_si512(of.as_ptr().cast()) }
+        };
+        let (upper, lower) = (indices(upper), indices(lower));
+        for i in (0..SQUARE).filter(|i| i & half == 0) {
+            let (a, b) = (lines[i], lines[i + half]);
+            lines[i] = _mm512_permutex2var_ps(a, upper, b);
+            lines[i + half] = _mm512_permutex2var_ps(a, lower, b);
+        }
+    }
+    let mask = u16::MAX >> (SQUARE - cols);
+    for (i, line) in lines.into_iter().enumerate().take(rows) {
+        let to = &mut to[i * stride..][..cols];
+        // SAFETY: the mask has as many bits as `to` elements.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, line) };
     }
 }

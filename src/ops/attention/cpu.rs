@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::{Inputs, Segment};
-use crate::device::cpu::{par_rows, par_tasks};
+use crate::device::cpu::{par_rows, par_tasks, simd};
 use crate::device::gemm::{Operand, Store, serial, with_scratch};
 use crate::ops::math::exp;
-use crate::ops::reduce::{largest, sum2};
+use crate::ops::reduce::{largest, sum, sum2};
 use crate::ops::rows_per_chunk;
 use crate::tensor::{Tensor, TensorMut};
 
@@ -52,10 +52,15 @@ fn key_tiles(segment: &Segment, block: Range<usize>) -> impl Iterator<Item = Key
     before.chain(after)
 }
 
-/// The blocks of queries of a segment, counted within the segment.
-fn query_blocks(segment: &Segment) -> impl Iterator<Item = Range<usize>> + use<> {
+/// Block `index` of the queries of a segment, counted within the segment.
+fn query_block(segment: &Segment, index: usize) -> Range<usize> {
     let len = segment.q_len as usize;
-    (0..len).step_by(QUERIES).map(move |i| i..(i + QUERIES).min(len))
+    (index * QUERIES).min(len)..((index + 1) * QUERIES).min(len)
+}
+
+/// How many blocks hold its queries.
+fn query_blocks(segment: &Segment) -> usize {
+    (segment.q_len as usize).div_ceil(QUERIES)
 }
 
 /// Sets the rows no segment names.
@@ -78,11 +83,15 @@ pub(super) fn forward(
     let Inputs { q, k, v, head_dim, scale } = inputs;
     fill_gaps(segments, &mut o, 0.0);
     fill_gaps(segments, &mut lse, f32::NEG_INFINITY);
-    let blocks = || segments.iter().flat_map(|s| query_blocks(s).map(move |block| (s, block)));
-    let count = blocks().count();
-    par_tasks(count * (q.cols() / head_dim), |unit| {
-        let (head, index) = (unit / count, unit % count);
-        let Some((segment, block)) = blocks().nth(index) else { return };
+    let most = segments.iter().map(query_blocks).max().unwrap_or(0);
+    let per_head = segments.len() * most;
+    par_tasks(per_head * (q.cols() / head_dim), |unit| {
+        let (head, index) = (unit / per_head, unit % per_head);
+        let segment = &segments[index / most];
+        let block = query_block(segment, index % most);
+        if block.is_empty() {
+            return;
+        }
         let first = segment.q_start as usize;
         let rows = first + block.start..first + block.end;
         let cols = head * head_dim..(head + 1) * head_dim;
@@ -114,9 +123,9 @@ fn forward_block(
     with_scratch(&TILES, n * (KEYS + 2), |scratch| {
         let (p, state) = scratch.split_at_mut(n * KEYS);
         // Running maximum m and sum l of each row's softmax.
-        let (max, sum) = state.split_at_mut(n);
+        let (max, total) = state.split_at_mut(n);
         max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
+        total.fill(0.0);
         let mut store = Store::overwrite(1.0);
         for tile in tiles {
             let (k, v) = (k.slice_rows(tile.rows.clone()), v.slice_rows(tile.rows.clone()));
@@ -125,39 +134,60 @@ fn forward_block(
             // S = scale · Q Kᵀ
             let s = TensorMut::new(p, n, len);
             serial(Operand::plain(q), Operand::transposed(k), s, Store::overwrite(scale));
-            for (r, s) in p.chunks_exact_mut(len).enumerate() {
-                let (seen, hidden) = s.split_at_mut(tile.visible(r));
-                hidden.fill(0.0);
-                // m' = max(m, max S)   P = e^(S - m')   l' = l·e^(m - m') + Σ P
-                let new = max[r].max(largest(seen));
-                if new == f32::NEG_INFINITY {
-                    seen.fill(0.0);
-                    continue;
-                }
-                let shrink = exp(max[r] - new);
-                seen.iter_mut().for_each(|x| *x = exp(*x - new));
-                sum[r] = sum[r] * shrink + crate::ops::reduce::sum(seen, |x| x);
-                max[r] = new;
-                if store.accumulate && shrink != 1.0 {
-                    o.row::<f32>(r).iter_mut().for_each(|x| *x *= shrink);
-                }
-            }
+            let o_before = store.accumulate.then(|| o.reborrow());
+            simd(
+                #[inline(always)]
+                || online_softmax(p, &tile, max, total, o_before),
+            );
             // O = O·e^(m - m') + P V
             let p = Tensor::new(p, n, len);
             serial(Operand::plain(p), Operand::plain(v), o.reborrow(), store);
             store = Store::accumulate(1.0);
         }
-        for r in 0..n {
-            let o = o.row::<f32>(r);
-            if sum[r] > 0.0 {
-                let inverse = 1.0 / sum[r];
-                o.iter_mut().for_each(|x| *x *= inverse);
-            } else if max[r] == f32::NEG_INFINITY {
-                o.fill(0.0);
-            }
-            lse.row::<f32>(r)[0] = max[r] + sum[r].ln();
-        }
+        simd(
+            #[inline(always)]
+            || {
+                for r in 0..n {
+                    let o = o.row::<f32>(r);
+                    if total[r] > 0.0 {
+                        let inverse = 1.0 / total[r];
+                        o.iter_mut().for_each(|x| *x *= inverse);
+                    } else if max[r] == f32::NEG_INFINITY {
+                        o.fill(0.0);
+                    }
+                    lse.row::<f32>(r)[0] = max[r] + total[r].ln();
+                }
+            },
+        );
     });
+}
+
+/// Turns a tile of scores into exponentials above the running maximum, row by row:
+/// `m' = max(m, max S)   P = e^(S - m')   l' = l·e^(m - m') + Σ P   O = O·e^(m - m')`.
+#[inline(always)]
+fn online_softmax(
+    s: &mut [f32],
+    tile: &KeyTile,
+    max: &mut [f32],
+    total: &mut [f32],
+    mut o: Option<TensorMut<'_>>,
+) {
+    for (r, s) in s.chunks_exact_mut(tile.rows.len()).enumerate() {
+        let (seen, hidden) = s.split_at_mut(tile.visible(r));
+        hidden.fill(0.0);
+        let new = max[r].max(largest(seen));
+        if new == f32::NEG_INFINITY {
+            seen.fill(0.0);
+            continue;
+        }
+        let shrink = exp(max[r] - new);
+        seen.iter_mut().for_each(|x| *x = exp(*x - new));
+        total[r] = total[r] * shrink + sum(seen, |x| x);
+        max[r] = new;
+        if let Some(o) = o.as_mut().filter(|_| shrink != 1.0) {
+            o.row::<f32>(r).iter_mut().for_each(|x| *x *= shrink);
+        }
+    }
 }
 
 /// The gradients of one head, or of all.
@@ -243,14 +273,19 @@ fn backward_group(
 ) {
     let Inputs { q, k, v, scale, .. } = inputs;
     for segment in segments {
-        for block in query_blocks(segment) {
+        for block in (0..query_blocks(segment)).map(|i| query_block(segment, i)) {
             let first = segment.q_start as usize;
             let rows = first + block.start..first + block.end;
             let (q, d_o) = (q.slice_rows(rows.clone()), d_o.slice_rows(rows.clone()));
             // delta_i = Σ dO_i · O_i = Σ_j P_ij dP_ij
-            for (r, i) in rows.clone().enumerate() {
-                out.delta.row::<f32>(i)[0] = sum2(d_o.row(r), o.row(i), |x, y| x * y);
-            }
+            simd(
+                #[inline(always)]
+                || {
+                    for (r, i) in rows.clone().enumerate() {
+                        out.delta.row::<f32>(i)[0] = sum2(d_o.row(r), o.row(i), |x, y| x * y);
+                    }
+                },
+            );
             let n = q.rows();
             for tile in key_tiles(segment, block) {
                 let (k, v) = (k.slice_rows(tile.rows.clone()), v.slice_rows(tile.rows.clone()));
@@ -263,18 +298,12 @@ fn backward_group(
                     let dp = TensorMut::new(ds, n, len);
                     serial(Operand::plain(d_o), Operand::transposed(v), dp, Store::overwrite(1.0));
                     // P = e^(S - lse)   dS = P · (dP - delta)
-                    let tiles = p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len));
-                    for (r, (p, ds)) in tiles.enumerate() {
-                        let lse = lse.row::<f32>(rows.start + r)[0];
-                        let delta = out.delta.row::<f32>(rows.start + r)[0];
-                        let seen = tile.visible(r);
-                        p[seen..].fill(0.0);
-                        ds[seen..].fill(0.0);
-                        for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
-                            *p = exp(*p - lse);
-                            *ds = *p * (*ds - delta);
-                        }
-                    }
+                    let lse = lse.slice_rows(rows.clone());
+                    let delta = out.delta.as_ref().slice_rows(rows.clone());
+                    simd(
+                        #[inline(always)]
+                        || unsoftmax(p, ds, &tile, lse, delta),
+                    );
                     let (p, ds) = (Tensor::new(p, n, len), Tensor::new(ds, n, len));
                     // dV += Pᵀ dO   dK += scale · dSᵀ Q   dQ += scale · dS K
                     let dv = out.dv.reborrow().slice_rows(tile.rows.clone());
@@ -286,6 +315,22 @@ fn backward_group(
                     serial(Operand::plain(ds), Operand::plain(k), dq, scaled);
                 });
             }
+        }
+    }
+}
+
+/// `P = e^(S - lse)   dS = P · (dP - delta)`, row by row; 0 where a key is not seen.
+#[inline(always)]
+fn unsoftmax(s: &mut [f32], dp: &mut [f32], tile: &KeyTile, lse: Tensor<'_>, delta: Tensor<'_>) {
+    let len = tile.rows.len();
+    for (r, (s, dp)) in s.chunks_exact_mut(len).zip(dp.chunks_exact_mut(len)).enumerate() {
+        let (lse, delta) = (lse.row::<f32>(r)[0], delta.row::<f32>(r)[0]);
+        let seen = tile.visible(r);
+        s[seen..].fill(0.0);
+        dp[seen..].fill(0.0);
+        for (s, dp) in s[..seen].iter_mut().zip(&mut dp[..seen]) {
+            *s = exp(*s - lse);
+            *dp = *s * (*dp - delta);
         }
     }
 }

@@ -28,14 +28,19 @@ pub(super) fn forward(
         let outputs = [z.reborrow(), log_probs.reborrow().slice_rows(rows.clone())];
         let targets = targets.slice_rows(rows.clone());
         let with_gradient = dh.is_some();
-        par_rows(outputs, 1, |i, [mut z, mut log_prob]| {
-            let target = targets.row::<u32>(i)[0] as usize;
-            let row = Softmax::of(z.row(0), target);
-            log_prob.row::<f32>(0)[0] = row.log_prob;
-            if with_gradient {
-                row.unit_gradient(z.row(0), target, 1.0);
-            }
-        });
+        par_rows(
+            outputs,
+            1,
+            #[inline(always)]
+            |i, [mut z, mut log_prob]| {
+                let target = targets.row::<u32>(i)[0] as usize;
+                let row = Softmax::of(z.row(0), target);
+                log_prob.row::<f32>(0)[0] = row.log_prob;
+                if with_gradient {
+                    row.unit_gradient(z.row(0), target, 1.0);
+                }
+            },
+        );
         if let Some(dh) = &mut dh {
             nn(z.as_ref(), head, dh.reborrow().slice_rows(rows), 1.0, Overwrite)?;
         }
@@ -55,11 +60,16 @@ pub(super) fn backward_head(
         let h = h.slice_rows(rows.clone());
         let mut z = logits.reborrow().slice_rows(0..rows.len());
         nt(h, head, None, z.reborrow(), 1.0, Overwrite)?;
-        par_rows([z.reborrow()], 1, |i, [mut z]| {
-            let target = targets.row::<u32>(rows.start + i)[0] as usize;
-            let factor = factors.row::<f32>(rows.start + i)[0];
-            Softmax::of(z.row(0), target).unit_gradient(z.row(0), target, factor);
-        });
+        par_rows(
+            [z.reborrow()],
+            1,
+            #[inline(always)]
+            |i, [mut z]| {
+                let target = targets.row::<u32>(rows.start + i)[0] as usize;
+                let factor = factors.row::<f32>(rows.start + i)[0];
+                Softmax::of(z.row(0), target).unit_gradient(z.row(0), target, factor);
+            },
+        );
         tn(z.as_ref(), h, dhead.reborrow(), 1.0, Accumulate)?;
     }
     Ok(())

@@ -59,17 +59,22 @@ fn few_rows<T: Widen>(
     alpha: f32,
     write: Write,
 ) {
-    par_cols(c, FEW_ROWS_BLOCK, |first, mut c| {
-        for j in 0..c.cols() {
-            let weight = b.row::<T>(first + j);
-            let shift = bias.map_or(0.0, |bias| bias.row::<f32>(0)[first + j]);
-            for i in 0..c.rows() {
-                let y = alpha * dot(a.row(i), weight) + shift;
-                let to = &mut c.row::<f32>(i)[j];
-                *to = if write == Write::Accumulate { *to + y } else { y };
+    par_cols(
+        c,
+        FEW_ROWS_BLOCK,
+        #[inline(always)]
+        |first, mut c| {
+            for j in 0..c.cols() {
+                let weight = b.row::<T>(first + j);
+                let shift = bias.map_or(0.0, |bias| bias.row::<f32>(0)[first + j]);
+                for i in 0..c.rows() {
+                    let y = alpha * dot(a.row(i), weight) + shift;
+                    let to = &mut c.row::<f32>(i)[j];
+                    *to = if write == Write::Accumulate { *to + y } else { y };
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// `Σ a·b` in 64 running sums: four vectors hide the latency of an addition.
@@ -98,11 +103,16 @@ fn dot<T: Widen>(a: &[f32], b: &[T]) -> f32 {
 
 /// Columns over the cores; each adds its rows in order.
 pub(super) fn column_sums(a: Tensor<'_>, c: TensorMut<'_>) {
-    par_cols(c, SUM_COLUMNS, |first, mut c| {
-        let sums = c.row::<f32>(0);
-        for i in 0..a.rows() {
-            let row = &a.row::<f32>(i)[first..first + sums.len()];
-            sums.iter_mut().zip(row).for_each(|(s, x)| *s += x);
-        }
-    });
+    par_cols(
+        c,
+        SUM_COLUMNS,
+        #[inline(always)]
+        |first, mut c| {
+            let sums = c.row::<f32>(0);
+            for i in 0..a.rows() {
+                let row = &a.row::<f32>(i)[first..first + sums.len()];
+                sums.iter_mut().zip(row).for_each(|(s, x)| *s += x);
+            }
+        },
+    );
 }
