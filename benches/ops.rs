@@ -3,6 +3,9 @@
 //! One row per op and shape: median time, rate, and the share of the floor, which is the measured
 //! fused multiply-add rate of all cores for matrix products. Every op's result is checked.
 
+#[path = "ops/memory.rs"]
+mod memory;
+
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -19,6 +22,7 @@ fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let bench = Bench { filter, peak: peak() };
     println!("{} threads, {:.0} GFLOP/s f32 peak", rayon::current_num_threads(), bench.peak);
+    memory::run(&bench.filter);
     matmuls(&bench);
     attentions(&bench);
     log_ratios(&bench);

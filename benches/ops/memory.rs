@@ -1,0 +1,155 @@
+//! The memory-bound ops. The floor is the measured rate at which all cores add one array to
+//! another (two reads, one write); a row that fits the cache can therefore be above 100 %.
+
+use silkie::ops::Write::Overwrite;
+use silkie::ops::adamw::{self, AdamW};
+use silkie::ops::rope::{self, Table};
+use silkie::ops::{activation, embedding, grad_norm, layer_norm, rms_norm, rows};
+use silkie::tensor::{Tensor, TensorMut};
+
+use super::{close, median, values};
+
+/// The rows whose name contains `filter`.
+pub fn run(filter: &str) {
+    let bench = Bench { filter, peak: peak() };
+    println!("{:.1} GB/s", bench.peak);
+    for (tokens, width) in [(736, 512), (2048, 4096)] {
+        norms(&bench, tokens, width);
+        pointwise(&bench, tokens, width);
+        movements(&bench, tokens, width);
+    }
+    flat(&bench, 1 << 24);
+}
+
+struct Bench<'a> {
+    filter: &'a str,
+    /// GB/s.
+    peak: f64,
+}
+
+impl Bench<'_> {
+    /// One row: `run` reads and writes `passes` arrays of `[rows, cols]` f32. Whether it ran.
+    fn row(
+        &self,
+        name: &str,
+        [rows, cols]: [usize; 2],
+        passes: usize,
+        mut run: impl FnMut(),
+    ) -> bool {
+        let name = format!("{name} {rows}x{cols}");
+        if !name.contains(self.filter) {
+            return false;
+        }
+        let seconds = median(&mut run);
+        let rate = (passes * rows * cols * 4) as f64 / seconds / 1e9;
+        println!(
+            "{name:<48} {:>9.1} us {rate:>8.1} GB/s     {:>4.0} % of floor",
+            seconds * 1e6,
+            100.0 * rate / self.peak
+        );
+        true
+    }
+}
+
+fn peak() -> f64 {
+    let n = 1 << 24;
+    let (x, mut y) = (values(n), values(n));
+    let seconds = median(&mut || {
+        rows::add(Tensor::new(&x, 4096, n / 4096), TensorMut::new(&mut y, 4096, n / 4096)).unwrap()
+    });
+    (3 * n * 4) as f64 / seconds / 1e9
+}
+
+fn norms(bench: &Bench, r: usize, c: usize) {
+    let (x, w, mut y, mut dx) = (values(r * c), values(c), vec![0.0; r * c], vec![0.0; r * c]);
+    let (mut mean, mut rstd, mut dw, mut db) = (vec![0.0; r], vec![0.0; r], w.clone(), w.clone());
+    let (xt, wt) = (Tensor::new(&x, r, c), Tensor::vector(&w));
+    let ran = bench.row("rms_norm forward", [r, c], 2, || {
+        let (y, rstd) = (TensorMut::new(&mut y, r, c), TensorMut::column(&mut rstd));
+        rms_norm::forward(xt, wt, y, rstd, 1e-6).unwrap();
+    });
+    if ran {
+        close("rms_norm", y[c - 1], f64::from(x[c - 1] * rstd[0] * w[c - 1]), 1.0);
+    }
+    bench.row("rms_norm backward", [r, c], 5, || {
+        let (dx, dw) = (TensorMut::new(&mut dx, r, c), Some(TensorMut::vector(&mut dw)));
+        let rstd = Tensor::column(&rstd);
+        rms_norm::backward(xt, wt, rstd, xt, dx, dw, Overwrite).unwrap();
+    });
+    bench.row("layer_norm forward", [r, c], 2, || {
+        let (mean, rstd) = (TensorMut::column(&mut mean), TensorMut::column(&mut rstd));
+        layer_norm::forward(xt, wt, wt, TensorMut::new(&mut y, r, c), mean, rstd, 1e-6).unwrap();
+    });
+    bench.row("layer_norm backward", [r, c], 6, || {
+        let (dw, db) = (Some(TensorMut::vector(&mut dw)), Some(TensorMut::vector(&mut db)));
+        let (mean, rstd) = (Tensor::column(&mean), Tensor::column(&rstd));
+        let dx = TensorMut::new(&mut dx, r, c);
+        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, Overwrite).unwrap();
+    });
+}
+
+fn pointwise(bench: &Bench, r: usize, c: usize) {
+    let (x, mut y, mut z) = (values(r * c), vec![0.0; r * c], vec![0.0; r * c]);
+    let xt = Tensor::new(&x, r, c);
+    bench.row("activation gelu", [r, c], 2, || {
+        activation::gelu(xt, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    bench.row("activation gelu_backward", [r, c], 3, || {
+        activation::gelu_backward(xt, xt, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    let ran = bench.row("activation swiglu", [r, c], 3, || {
+        activation::swiglu(xt, xt, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    if ran {
+        let x = f64::from(x[0]);
+        close("swiglu", y[0], x * x / (1.0 + (-x).exp()), 1.0);
+    }
+    bench.row("activation swiglu_backward", [r, c], 5, || {
+        let (da, db) = (TensorMut::new(&mut y, r, c), TensorMut::new(&mut z, r, c));
+        activation::swiglu_backward(xt, xt, xt, da, db).unwrap();
+    });
+    let (table, positions) = (Table::new(128, r, 10_000.0, 1.0), (0..r as u32).collect::<Vec<_>>());
+    bench.row("rope forward", [r, c], 2, || {
+        let (qk, positions) = (TensorMut::new(&mut z, r, c), Tensor::column(&positions));
+        rope::forward(qk, positions, table.view(), None, 128).unwrap();
+    });
+}
+
+fn movements(bench: &Bench, r: usize, c: usize) {
+    let (x, mut y) = (values(r * c), vec![0.0; r * c]);
+    let index: Vec<u32> = (0..r).map(|i| (i * 7919 % r) as u32).collect();
+    let (xt, index) = (Tensor::new(&x, r, c), Tensor::column(&index));
+    bench.row("embedding forward", [r, c], 2, || {
+        embedding::forward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    bench.row("embedding backward", [r, c], 3, || {
+        embedding::backward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    bench.row("rows gather", [r, c], 2, || {
+        rows::gather(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    bench.row("rows scatter", [r, c], 2, || {
+        rows::scatter(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+    bench.row("rows add", [r, c], 3, || {
+        rows::add(xt, TensorMut::new(&mut y, r, c)).unwrap();
+    });
+}
+
+/// What walks the flat parameter buffers.
+fn flat(bench: &Bench, n: usize) {
+    let (g, [mut p, mut m, mut v]) = (values(n), [(); 3].map(|()| vec![0.0; n]));
+    let config =
+        AdamW { lr: 1e-5, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.05, step: 1 };
+    bench.row("adamw step", [1, n], 7, || {
+        adamw::step(&mut p, &g, &mut m, &mut v, 1.0, &config).unwrap();
+    });
+    let mut sum = 0.0;
+    if bench.row("grad_norm sum_of_squares", [1, n], 1, || sum = grad_norm::sum_of_squares(&g)) {
+        // uniform in -1..1: a third of the elements, give or take their scatter
+        assert!((sum / n as f64 - 1.0 / 3.0).abs() < 1e-3, "sum of squares {sum}");
+    }
+    let mut finite = true;
+    bench.row("grad_norm all_finite", [1, n], 1, || finite = grad_norm::all_finite(&g));
+    assert!(finite);
+}
