@@ -14,3 +14,4 @@ pub mod records;
 pub mod shard;
 pub mod template;
 pub mod tokenizer;
+pub mod trees;

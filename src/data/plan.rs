@@ -135,6 +135,9 @@ pub struct Extent {
     pub max_head_rows: u64,
 }
 
+/// Trees of a pass that are cut into packs together.
+const PASS: usize = 256;
+
 /// Random numbers of the held-out draw; epoch `e` uses stream `e + 1`.
 const HELD_OUT_STREAM: u64 = 0;
 
@@ -215,6 +218,21 @@ impl Plan {
         self.held_out.iter().map(|&record| self.tree(record, &mut rng)).collect()
     }
 
+    /// These records with all their pairs (all their answers where there are no pairs).
+    pub fn whole(&self, records: impl IntoIterator<Item = u32>) -> Vec<Tree> {
+        let tree = |record: u32| {
+            let size = &self.records[record as usize];
+            match size.pairs.is_empty() {
+                true => {
+                    let branches = (0..size.branches.len() as u32).collect();
+                    Tree { record, branches, pairs: Vec::new() }
+                }
+                false => of_pairs(record, size.pairs.clone()),
+            }
+        };
+        records.into_iter().map(tree).collect()
+    }
+
     /// Cuts the trees of one step into this rank's packs: nearly equal, none over the budget.
     pub fn packs(&self, trees: &[Tree]) -> Vec<Vec<Tree>> {
         let all = self.all_packs(trees);
@@ -236,10 +254,16 @@ impl Plan {
         extent
     }
 
-    /// What one pass over the held-out records needs.
-    pub fn held_out_extent(&self) -> Extent {
+    /// One pass over `trees` outside the steps, as packs of nearly equal length; a function of
+    /// `trees` alone, so that an interrupted pass can go on where it was.
+    pub fn pass<'a>(&'a self, trees: &'a [Tree]) -> impl Iterator<Item = Vec<Tree>> + 'a {
+        trees.chunks(PASS).flat_map(|chunk| self.packs(chunk))
+    }
+
+    /// What such a pass needs.
+    pub fn pass_extent(&self, trees: &[Tree]) -> Extent {
         let mut extent = Extent::default();
-        self.measure(&self.held_out_trees(), &mut extent);
+        trees.chunks(PASS).for_each(|chunk| self.measure(chunk, &mut extent));
         extent
     }
 
