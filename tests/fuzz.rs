@@ -5,6 +5,8 @@ use rand_chacha::ChaCha8Rng;
 
 #[path = "../fuzz/bodies/adapter.rs"]
 mod adapter;
+#[path = "../fuzz/bodies/checkpoint.rs"]
+mod checkpoint;
 #[path = "../fuzz/bodies/config.rs"]
 mod config;
 #[path = "../fuzz/bodies/decode.rs"]
@@ -13,8 +15,12 @@ mod decode;
 mod encode;
 #[path = "../fuzz/bodies/records.rs"]
 mod records;
+#[path = "../fuzz/bodies/reference.rs"]
+mod reference;
 #[path = "../fuzz/bodies/safetensors.rs"]
 mod safetensors;
+#[path = "../fuzz/bodies/settings.rs"]
+mod settings;
 #[path = "../fuzz/bodies/tiktoken.rs"]
 mod tiktoken;
 #[path = "../fuzz/bodies/tokenizer_json.rs"]
@@ -105,4 +111,19 @@ fn torch_file_of_any_content() {
 #[test]
 fn config_json_of_any_content() {
     run(config::seeds(), config::run);
+}
+
+#[test]
+fn checkpoint_of_any_content() {
+    run(checkpoint::seeds(), checkpoint::run);
+}
+
+#[test]
+fn reference_of_any_content() {
+    run(reference::seeds(), reference::run);
+}
+
+#[test]
+fn settings_of_any_content() {
+    run(settings::seeds(), settings::run);
 }

@@ -9,6 +9,8 @@ mod inspect;
 pub mod interrupt;
 mod merge;
 mod prepare;
+mod score;
+mod train;
 mod writing;
 
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ enum Command {
     Merge(merge::Merge),
     Prepare(prepare::Prepare),
     Inspect(inspect::Inspect),
+    Score(score::Score),
+    Train(Box<train::Train>),
 }
 
 /// Parses the command line, runs the command, prints the error if there is one.
@@ -57,6 +61,8 @@ fn run(command: Command) -> Result<()> {
         Command::Merge(merge) => merge.run(),
         Command::Prepare(prepare) => prepare.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Score(score) => score.run(),
+        Command::Train(train) => train.run(),
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::pack::Layout;
-use crate::data::plan::{Batch, Objective, Shuffle};
+use crate::data::plan::{Batch, Objective, Shuffle, Spec};
 use crate::error::{Error, Result};
+use crate::model::params::Trainable;
 use crate::train::loss::{Kind, Loss};
 use crate::train::schedule::{Schedule, Shape, warmup_steps};
 
@@ -311,7 +312,7 @@ impl Config {
     }
 
     /// What a record contributes.
-    pub fn objective(&self) -> Objective {
+    fn objective(&self) -> Objective {
         match (self.loss, self.sft_target) {
             (Kind::Sft, SftTarget::Random) => Objective::Random,
             (Kind::Sft, SftTarget::Best) => Objective::Best,
@@ -320,9 +321,28 @@ impl Config {
         }
     }
 
-    /// How much a step sees.
-    pub fn batch(&self) -> Batch {
-        self.batch_records.map_or(Batch::Items(self.batch_pairs), Batch::Records)
+    /// The set of trained tensors.
+    pub fn trainable(&self) -> Trainable {
+        match self.trainable {
+            Train::Lora => Trainable::Lora,
+            Train::Full => Trainable::Full,
+            Train::All => Trainable::All,
+        }
+    }
+
+    /// The division of the data and the cutting into packs.
+    pub fn plan(&self) -> Spec {
+        Spec {
+            objective: self.objective(),
+            batch: self.batch_records.map_or(Batch::Items(self.batch_pairs), Batch::Records),
+            token_budget: self.token_budget,
+            layout: self.layout,
+            shuffle: self.shuffle,
+            seed: self.seed,
+            held_out: self.held_out,
+            rank: 0,
+            world: 1,
+        }
     }
 
     /// Factor on the learning rate of the tensor `name`: that of the first text it contains.

@@ -1,8 +1,377 @@
-//! The step loop: schedule, optimizer, checkpoints, metrics, resume.
+//! Training, top to bottom: [`run`] is the loop, [`Trainer::step`] the algorithm.
+//!
+//! ```text
+//! step    cut the step's records into packs; for each pack
+//!             log π(y|x) of every branch                          model forward
+//!             loss of every pair, d loss / d log π of every branch  loss
+//!             add to the gradients                                model backward
+//!         g ← g / pairs, clip, AdamW
+//! ```
 
+pub mod checkpoint;
 pub mod config;
+pub mod engine;
 pub mod events;
-pub use crate::data::lock;
+pub mod features;
+pub mod fingerprint;
 pub mod loss;
 pub mod metrics;
+pub mod output;
+pub mod reference;
 pub mod schedule;
+pub mod score;
+mod setup;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::data::lock::Lock;
+use crate::data::pack::Pack;
+use crate::data::plan::{Plan, Tree};
+use crate::error::{Error, Result};
+use crate::model::adapter::Adapter;
+use crate::model::params::Layout;
+use crate::model::{Lora, RopeMode};
+use crate::ops::adamw::{self, AdamW};
+use crate::ops::grad_norm;
+use crate::train::checkpoint::{Moments, State};
+use crate::train::config::Config;
+use crate::train::engine::Engine;
+use crate::train::loss::{Loss, Totals};
+use crate::train::metrics::{EvaluationRow, Metrics, StepRow};
+use crate::train::reference::Sidecar;
+use crate::train::schedule::Schedule;
+
+/// Skipped steps in a row that end a run.
+const MOST_SKIPPED: u32 = 3;
+
+/// Largest mean |x| of untrained pairs, in nats: f32 forward passes of the same branch in two packs
+/// differ by up to 1e-3 nats each; a stale reference is off by whole nats.
+const REFERENCE_NOISE: f64 = 1e-2;
+
+/// What a run tells while it goes on.
+pub enum Progress<'a> {
+    /// A sentence.
+    Note(&'a str),
+    /// Something that comes before the first step: how much of it is done.
+    Work {
+        /// What is computed.
+        what: &'static str,
+        /// Units in all.
+        total: u64,
+        /// Units done.
+        done: u64,
+    },
+    /// Training starts, after so many of so many steps.
+    Begin {
+        /// Steps done by an earlier process.
+        done: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// A step was done.
+    Step(&'a StepRow),
+    /// The held-out records were evaluated.
+    Evaluation(&'a EvaluationRow),
+    /// A checkpoint was saved.
+    Saved(&'a Path),
+}
+
+/// Who listens to a run.
+pub type Sink<'a> = dyn FnMut(Progress<'_>) + 'a;
+
+/// What a run did. The keys of `silkie train --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps that an earlier process had done.
+    pub resumed_at: u64,
+    /// Records that were trained on.
+    pub records: usize,
+    /// Records that were only evaluated.
+    pub held_out_records: usize,
+    /// Trained parameters.
+    pub parameters: usize,
+    /// Pairs (answers for `sft`) of this process.
+    pub pairs: u64,
+    /// Rows of the token stream of this process.
+    pub tokens: u64,
+    /// Wall time of the steps of this process.
+    pub seconds: f64,
+    /// Steps that were skipped because something was not finite.
+    pub skipped: u64,
+    /// The last step of this process; null when there was none.
+    pub last: Option<StepRow>,
+    /// The held-out records before the first step.
+    pub before: Option<EvaluationRow>,
+    /// The held-out records after the last step.
+    pub after: Option<EvaluationRow>,
+    /// The adapter, or the model.
+    pub output: PathBuf,
+}
+
+/// Trains as `config` says, in its folder, until it is done or `stop` says so.
+///
+/// With `resume` it goes on from the folder's newest checkpoint, bit for bit. Errors: everything
+/// that [`setup`] checks; a folder in use; three steps in a row that are not finite (after saving);
+/// [`Error::Interrupted`] (after saving) when stopped.
+pub fn run(
+    config: &Config,
+    resume: bool,
+    stop: &dyn Fn() -> bool,
+    progress: &mut Sink<'_>,
+) -> Result<Summary> {
+    let mut trainer = Trainer::open(config, resume, stop, progress)?;
+    progress(Progress::Begin { done: trainer.state.step, total: trainer.total });
+    if trainer.state.step == 0 {
+        trainer.summary.before = trainer.evaluate(progress)?;
+    }
+    while trainer.state.step < trainer.total {
+        let steps = trainer.plan.epoch(trainer.state.epoch);
+        for trees in &steps[(trainer.state.epoch_step as usize).min(steps.len())..] {
+            if stop() {
+                return trainer.interrupted(progress);
+            }
+            if trainer.state.step == trainer.total {
+                break;
+            }
+            trainer.step(trees, progress)?;
+            trainer.after_step(steps.len() as u64, progress)?;
+        }
+    }
+    trainer.finish(progress)
+}
+
+/// A run in progress.
+struct Trainer<'c> {
+    config: &'c Config,
+    engine: Engine,
+    plan: Plan,
+    loss: Loss,
+    schedule: Schedule,
+    /// Steps in all.
+    total: u64,
+    /// Records that are only evaluated.
+    held_out: Vec<Tree>,
+    /// Stored log-probs of the reference; none where it is computed with every pack or not needed.
+    reference: Option<Sidecar>,
+    /// The adapter that is trained, as it was at the start.
+    adapter: Option<Adapter>,
+    layout: Layout,
+    /// `[layout.len()]`, as are the moments.
+    gradients: Vec<f32>,
+    exp_avg: Vec<f32>,
+    exp_avg_sq: Vec<f32>,
+    state: State,
+    metrics: Metrics,
+    summary: Summary,
+    _lock: Lock,
+}
+
+impl Trainer<'_> {
+    /// One optimiser step on the pairs of `trees`.
+    fn step(&mut self, trees: &[Tree], progress: &mut Sink<'_>) -> Result<()> {
+        let started = Instant::now();
+        let packs = self.plan.packs(trees);
+        let (mut totals, mut tokens, mut bad) = (Totals::default(), 0, None);
+        let mut coefficients = Vec::new();
+        self.gradients.fill(0.0);
+        for trees in &packs {
+            let pack = self.engine.pack(trees)?;
+            tokens += pack.len() as u64;
+
+            // log π(y|x) of every branch, and of the reference
+            let reference = self.reference_of(&pack)?;
+            let policy = self.engine.forward(&pack, Lora::On, RopeMode::TRAIN)?;
+
+            // the pairs' losses, and d loss / d log π of every branch
+            let sums = self.loss.pack(&pack, &policy, &reference, &mut coefficients);
+            totals.add(&sums);
+
+            // d loss / d θ, summed over the step
+            self.engine.backward(&pack, &coefficients, &mut self.gradients)?;
+            if !sums.loss.is_finite() || !grad_norm::all_finite(&self.gradients) {
+                bad = Some(self.engine.names(&pack));
+                break;
+            }
+        }
+        if bad.is_none() {
+            self.check_reference(&totals)?;
+        }
+
+        // the mean over the step's pairs; then clip, then AdamW
+        let per_pair = 1.0 / totals.count.max(1) as f64;
+        let norm = grad_norm::sum_of_squares(&self.gradients).sqrt() * per_pair;
+        let lr = self.schedule.lr(self.state.step);
+        match &bad {
+            None => self.update(lr, per_pair * clip(norm, self.config.max_grad_norm))?,
+            Some(names) => {
+                let names = names.join(", ");
+                progress(Progress::Note(&format!(
+                    "step {}: loss or gradient is not finite, the step is skipped; records {names}",
+                    self.state.step + 1
+                )));
+            }
+        }
+
+        self.state.skipped_in_a_row =
+            if bad.is_some() { self.state.skipped_in_a_row + 1 } else { 0 };
+        self.state.step += 1;
+        let mean = totals.mean();
+        let row = StepRow {
+            step: self.state.step,
+            epoch: self.state.epoch,
+            loss: mean.loss,
+            chosen_reward: mean.chosen,
+            rejected_reward: mean.rejected,
+            margin: mean.chosen - mean.rejected,
+            accuracy: mean.right,
+            grad_norm: norm,
+            lr,
+            pairs: totals.count,
+            tokens,
+            packs: packs.len() as u64,
+            seconds: started.elapsed().as_secs_f64(),
+            skipped: bad.is_some(),
+        };
+        self.metrics.step(&row)?;
+        progress(Progress::Step(&row));
+        self.count(row);
+        Ok(())
+    }
+
+    /// AdamW on every trained tensor; gradients count `scale` times.
+    fn update(&mut self, lr: f64, scale: f64) -> Result<()> {
+        self.state.updates += 1;
+        let params = self.engine.model.params_mut();
+        for info in &self.layout.tensors {
+            let range = info.range();
+            let adamw = AdamW {
+                lr: lr * self.config.lr_factor(&info.name),
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                eps: self.config.eps,
+                weight_decay: if info.decay { self.config.weight_decay } else { 0.0 },
+                step: self.state.updates,
+            };
+            let (m, v) = (&mut self.exp_avg[range.clone()], &mut self.exp_avg_sq[range.clone()]);
+            let g = &self.gradients[range.clone()];
+            adamw::step(&mut params[range], g, m, v, scale as f32, &adamw)?;
+        }
+        Ok(())
+    }
+
+    /// Reference log-probs of the pack's branches; empty where the loss knows no reference.
+    fn reference_of(&mut self, pack: &Pack) -> Result<Vec<f64>> {
+        match &self.reference {
+            _ if !self.loss.needs_reference() => Ok(Vec::new()),
+            Some(sidecar) => Ok(sidecar.of(pack)),
+            None => self.engine.forward(pack, Lora::Off, RopeMode::TRAIN),
+        }
+    }
+
+    /// Before the first update the policy is its reference: a margin beyond rounding betrays one
+    /// that was computed with other weights or other data.
+    fn check_reference(&self, totals: &Totals) -> Result<()> {
+        let fresh = self.state.updates == 0 && self.config.init_adapter.is_none();
+        let mean = totals.mean().absolute / self.loss.beta;
+        if fresh && self.loss.needs_reference() && mean > REFERENCE_NOISE {
+            return Err(Error::Run(format!(
+                "the reference does not match the model: before the first update pairs differ by \
+                 {mean:.3} nats on average, expected at most {REFERENCE_NOISE}; remove {}/*.sidecar",
+                self.config.data.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Loss and accuracy on the held-out records, if there are any.
+    fn evaluate(&mut self, progress: &mut Sink<'_>) -> Result<Option<EvaluationRow>> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let (mut totals, mut coefficients) = (Totals::default(), Vec::new());
+        let packs: Vec<Vec<Tree>> = self.plan.pass(&self.held_out).collect();
+        for trees in packs {
+            let pack = self.engine.pack(&trees)?;
+            let reference = self.reference_of(&pack)?;
+            let policy = self.engine.forward(&pack, Lora::On, RopeMode::TRAIN)?;
+            totals.add(&self.loss.pack(&pack, &policy, &reference, &mut coefficients));
+        }
+        let row = EvaluationRow::new(self.state.step, &totals);
+        self.metrics.evaluation(&row)?;
+        progress(Progress::Evaluation(&row));
+        Ok(Some(row))
+    }
+
+    /// Moves on in the data; evaluates, saves or gives up where it is time to.
+    fn after_step(&mut self, epoch_steps: u64, progress: &mut Sink<'_>) -> Result<()> {
+        self.state.epoch_step += 1;
+        if self.state.epoch_step == epoch_steps {
+            (self.state.epoch, self.state.epoch_step) = (self.state.epoch + 1, 0);
+        }
+        if self.state.skipped_in_a_row >= MOST_SKIPPED {
+            let path = self.save(progress)?;
+            return Err(Error::Run(format!(
+                "{MOST_SKIPPED} steps in a row were not finite; saved {}; lower --lr or clip with \
+                 --max-grad-norm, and look at the records named above",
+                path.display()
+            )));
+        }
+        let (step, last) = (self.state.step, self.state.step == self.total);
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        if last || due(self.config.eval_every) {
+            self.summary.after = self.evaluate(progress)?;
+        }
+        if last || due(self.config.save_every) {
+            self.save(progress)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, progress: &mut Sink<'_>) -> Result<PathBuf> {
+        self.state.metrics = self.metrics.position()?;
+        let moments = Moments {
+            params: self.engine.model.params(),
+            exp_avg: &self.exp_avg[..],
+            exp_avg_sq: &self.exp_avg_sq[..],
+        };
+        let Config { out, keep, .. } = self.config;
+        let path = checkpoint::save(out, &self.state, &self.layout.tensors, &moments, *keep)?;
+        progress(Progress::Saved(&path));
+        Ok(path)
+    }
+
+    fn interrupted(mut self, progress: &mut Sink<'_>) -> Result<Summary> {
+        self.save(progress)?;
+        Err(Error::Interrupted(format!(
+            "stopped after step {} of {}; go on with: silkie train --resume --out {}",
+            self.state.step,
+            self.total,
+            self.config.out.display()
+        )))
+    }
+
+    fn finish(mut self, progress: &mut Sink<'_>) -> Result<Summary> {
+        let model = &self.engine.model;
+        self.summary.output = output::write(self.config, model, self.adapter.as_ref())?;
+        progress(Progress::Note(&format!("wrote {}", self.summary.output.display())));
+        Ok(self.summary)
+    }
+
+    fn count(&mut self, row: StepRow) {
+        self.summary.pairs += row.pairs;
+        self.summary.tokens += row.tokens;
+        self.summary.seconds += row.seconds;
+        self.summary.skipped += u64::from(row.skipped);
+        self.summary.last = Some(row);
+    }
+}
+
+/// PyTorch's clipping factor; `most` 0 clips nothing.
+fn clip(norm: f64, most: f64) -> f64 {
+    if most > 0.0 { (most / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}

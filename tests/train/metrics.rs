@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
-use silkie::train::lock::Lock;
+use silkie::data::lock::Lock;
 use silkie::train::loss::Totals;
 use silkie::train::metrics::{EvaluationRow, Metrics, Position, StepRow};
 

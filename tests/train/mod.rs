@@ -1,6 +1,10 @@
 //! Training: losses, schedule, metrics, checkpoints, and whole runs.
 
+mod checkpoint;
 mod config;
+mod fixture;
 mod loss;
 mod metrics;
+mod resume;
+mod run;
 mod schedule;
