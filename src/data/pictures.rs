@@ -129,7 +129,7 @@ impl Pictures {
             (Place::File, _) => self.read_file(&entry.name),
             (Place::Zipped(index), Some(archive)) => read_zipped(archive.clone(), index),
             (Place::Outside, _) | (Place::Zipped(_), None) => {
-                let message = format!("{}: leads out of {}", entry.name, self.root.display());
+                let message = format!("{}: leads out of the pictures", entry.name);
                 return Err(PictureError::Unsafe(message));
             }
         }
@@ -145,8 +145,7 @@ impl Pictures {
             let message = format!("{img_path}: a name with \"..\" could lead anywhere");
             return Err(PictureError::Unsafe(message));
         }
-        let root = self.root.display();
-        let missing = || PictureError::Missing(format!("{img_path}: no such picture in {root}"));
+        let missing = || PictureError::Missing(format!("{img_path}: no such picture"));
         let Some(same) = parts(img_path).next_back().and_then(|last| self.files.get(last)) else {
             let by_id = self.files.get(format!("{id}.jpg").as_str()).filter(|_| !id.is_empty());
             return match by_id.map(Vec::as_slice) {
@@ -164,7 +163,7 @@ impl Pictures {
         let mut found = same.iter().filter(|entry| Some(rank(entry)) == best);
         match (found.next(), found.next()) {
             (Some(a), Some(b)) => Err(PictureError::Missing(format!(
-                "{img_path}: {} and {} in {root} match equally well",
+                "{img_path}: {} and {} match equally well",
                 a.name, b.name
             ))),
             (entry, _) => entry.ok_or_else(missing),

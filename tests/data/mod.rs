@@ -4,6 +4,7 @@ mod image;
 mod pack;
 mod pictures;
 mod plan;
+mod prepare;
 mod records;
 mod shard;
 mod template;
