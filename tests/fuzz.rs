@@ -13,6 +13,10 @@ mod config;
 mod decode;
 #[path = "../fuzz/bodies/encode.rs"]
 mod encode;
+#[path = "../fuzz/bodies/picture.rs"]
+mod picture;
+#[path = "../fuzz/bodies/pictures_zip.rs"]
+mod pictures_zip;
 #[path = "../fuzz/bodies/records.rs"]
 mod records;
 #[path = "../fuzz/bodies/reference.rs"]
@@ -21,6 +25,8 @@ mod reference;
 mod safetensors;
 #[path = "../fuzz/bodies/settings.rs"]
 mod settings;
+#[path = "../fuzz/bodies/shard.rs"]
+mod shard;
 #[path = "../fuzz/bodies/tiktoken.rs"]
 mod tiktoken;
 #[path = "../fuzz/bodies/tokenizer_json.rs"]
@@ -79,8 +85,23 @@ fn encode_any_text() {
 }
 
 #[test]
+fn picture_of_any_content() {
+    run(picture::seeds(), picture::run);
+}
+
+#[test]
+fn pictures_zip_of_any_content() {
+    run(pictures_zip::seeds(), pictures_zip::run);
+}
+
+#[test]
 fn records_of_any_content() {
     run(records::seeds(), records::run);
+}
+
+#[test]
+fn shard_of_any_content() {
+    run(shard::seeds(), shard::run);
 }
 
 #[test]

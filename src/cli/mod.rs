@@ -3,6 +3,7 @@
 //! A command is a struct of flags ([`clap::Args`]) with `run(self)`. Results go to stdout, progress
 //! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
+pub mod bench;
 mod generate;
 mod init;
 mod inspect;
@@ -34,6 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Generate(generate::Generate),
     Init(init::Init),
     Merge(merge::Merge),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Bench(bench) => bench.run(),
         Command::Generate(generate) => generate.run(),
         Command::Init(init) => init.run(),
         Command::Merge(merge) => merge.run(),

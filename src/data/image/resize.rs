@@ -14,6 +14,9 @@ use crate::device::cpu::simd;
 const BITS: u32 = 22;
 const HALF: i32 = 1 << (BITS - 1);
 
+/// Rows that are resized together along their length.
+const ROWS: usize = 16;
+
 /// Bytes of a row that stay in registers while the taps of one output row are added.
 const LANES: usize = 64;
 
@@ -90,27 +93,44 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// `[height, width, 3]` → `[height, size, 3]`.
+/// `[height, width, 3]` → `[height, size, 3]`. Neighbours along a row need different weights, so
+/// [`ROWS`] rows are turned into columns first and share each weight in one vector.
+/// (Tried: row by row with three sums per pixel, 4 times slower.)
 #[inline(always)]
 fn along_rows(picture: &Rgb, taps: &Taps) -> Vec<u8> {
-    let (row_bytes, size) = (picture.width * 3, taps.starts.len());
-    let mut out = vec![0; picture.height * size * 3];
-    let rows = picture.pixels.chunks_exact(row_bytes);
-    for (row, out) in rows.zip(out.chunks_exact_mut(size * 3)) {
-        for (x, out) in out.chunks_exact_mut(3).enumerate() {
+    let (in_bytes, out_bytes) = (picture.width * 3, taps.starts.len() * 3);
+    let mut out = vec![0; picture.height * out_bytes];
+    let mut columns = vec![[0u8; ROWS]; in_bytes];
+    let mut done = vec![[0u8; ROWS]; out_bytes];
+    let blocks = picture.pixels.chunks(in_bytes * ROWS);
+    for (rows, out) in blocks.zip(out.chunks_mut(out_bytes * ROWS)) {
+        for (r, row) in rows.chunks_exact(in_bytes).enumerate() {
+            columns.iter_mut().zip(row).for_each(|(column, &v)| column[r] = v);
+        }
+        for (x, done) in done.chunks_exact_mut(3).enumerate() {
             let (start, weights) = taps.of(x);
-            let mut sum = [HALF; 3];
-            for (pixel, &w) in row[start * 3..].chunks_exact(3).zip(weights) {
-                for c in 0..3 {
-                    sum[c] += w * i32::from(pixel[c]);
-                }
+            // One variable a channel: an array of three would not stay in registers.
+            let (mut red, mut green, mut blue) = ([HALF; ROWS], [HALF; ROWS], [HALF; ROWS]);
+            for (column, &w) in columns[start * 3..].chunks_exact(3).zip(weights) {
+                add(&mut red, w, &column[0]);
+                add(&mut green, w, &column[1]);
+                add(&mut blue, w, &column[2]);
             }
-            for c in 0..3 {
-                out[c] = clip(sum[c]);
-            }
+            (done[0], done[1], done[2]) = (red.map(clip), green.map(clip), blue.map(clip));
+        }
+        for (r, row) in out.chunks_exact_mut(out_bytes).enumerate() {
+            row.iter_mut().zip(&done).for_each(|(v, column)| *v = column[r]);
         }
     }
     out
+}
+
+/// sum += w · values
+#[inline(always)]
+fn add<const N: usize>(sum: &mut [i32; N], w: i32, values: &[u8; N]) {
+    for i in 0..N {
+        sum[i] += w * i32::from(values[i]);
+    }
 }
 
 /// `[height, row]` → `[size, row]`, in bytes.
@@ -125,11 +145,11 @@ fn along_columns(pixels: &[u8], row_bytes: usize, taps: &Taps) -> Vec<u8> {
         for (i, block) in blocks.by_ref().enumerate() {
             let mut sum = [HALF; LANES];
             for (row, &w) in rows.chunks_exact(row_bytes).zip(weights) {
-                for (sum, &v) in sum.iter_mut().zip(&row[i * LANES..][..LANES]) {
-                    *sum += w * i32::from(v);
+                if let Some(values) = row[i * LANES..].first_chunk::<LANES>() {
+                    add(&mut sum, w, values);
                 }
             }
-            block.iter_mut().zip(sum).for_each(|(out, sum)| *out = clip(sum));
+            block.copy_from_slice(&sum.map(clip));
         }
         let rest = blocks.into_remainder();
         let first = row_bytes - rest.len();
