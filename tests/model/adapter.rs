@@ -181,10 +181,10 @@ fn golden_adapter_reads_and_rewrites() {
     let config =
         |dir| -> Value { serde_json::from_slice(&read(dir, "adapter_config.json")).expect("JSON") };
     let (ours, theirs) = (config(dir.path()), config(&from));
-    let keys = |config: &Value| -> Vec<String> {
-        config.as_object().expect("an object").keys().cloned().collect()
-    };
-    assert_eq!(keys(&ours), keys(&theirs));
+    // peft versions differ in how many keys they write: none of a recorded file may be missing
+    for key in theirs.as_object().expect("an object").keys() {
+        assert!(ours.get(key).is_some(), "adapter_config.json lacks {key}");
+    }
     for key in ["r", "lora_alpha", "target_modules", "peft_type", "task_type", "bias"] {
         assert_eq!(ours[key], theirs[key], "{key}");
     }
