@@ -146,5 +146,15 @@ pub(crate) fn largest(x: &[f32]) -> f32 {
             lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = if x > *lane { x } else { *lane };
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = if lanes[l + width] > lanes[l] { lanes[l + width] } else { lanes[l] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }

@@ -79,15 +79,13 @@ pub(super) unsafe fn sweep<S: Simd>(simd: S, block: &Block) {
             let bias = block.bias.map(|bias| bias.wrapping_add(j));
             macro_rules! tiles {
                 ($($m:literal)*) => {
-                    match (rows, cols <= lanes) {
-                        // SAFETY: the panels were packed for exactly these tile sizes.
-                        $(($m, true) => unsafe {
-                            tile::<S, $m, 1>(simd, block, a, b, c, cols, bias)
-                        },
-                        ($m, false) => unsafe {
-                            tile::<S, $m, 2>(simd, block, a, b, c, cols, bias)
-                        },)*
-                        _ => unreachable!("a panel of A has 1 to 12 rows"),
+                    // SAFETY: the panels were packed for exactly these tile sizes.
+                    unsafe {
+                        match (rows, cols <= lanes) {
+                            $(($m, true) => tile::<S, $m, 1>(simd, block, a, b, c, cols, bias),
+                            ($m, false) => tile::<S, $m, 2>(simd, block, a, b, c, cols, bias),)*
+                            _ => unreachable!("a panel of A has 1 to 12 rows"),
+                        }
                     }
                 };
             }

@@ -156,8 +156,8 @@ fn transpose(
     }
 }
 
-/// By halves: in squares of 16, 8, 4 and 2 the upper right and lower left quarters change places,
-/// two rows and two shuffles at a time. Several times faster than element by element.
+/// By halves: in squares of 16, 8, 4 and 2 the upper right and lower left quarters change places.
+/// Several times faster than element by element.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn transpose_avx512(
@@ -171,26 +171,40 @@ fn transpose_avx512(
     // SAFETY: a row of the square is the 16 elements of a register.
     let mut lines: [__m512; SQUARE] =
         std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[i].as_ptr()) });
-    for half in [8, 4, 2, 1] {
-        // Lane j of the new upper row: the old one's, or in the right half the lower row's left.
-        let lane = |j: usize| j as i32;
-        let upper = std::array::from_fn(|j| lane(if j & half == 0 { j } else { 16 + j - half }));
-        let lower = std::array::from_fn(|j| lane(if j & half == 0 { j + half } else { 16 + j }));
-        let indices = |of: [i32; SQUARE]| {
-            // SAFETY: as above.
-            unsafe { _mm512_loadu_si512(of.as_ptr().cast()) }
-        };
-        let (upper, lower) = (indices(upper), indices(lower));
-        for i in (0..SQUARE).filter(|i| i & half == 0) {
-            let (a, b) = (lines[i], lines[i + half]);
-            lines[i] = _mm512_permutex2var_ps(a, upper, b);
-            lines[i + half] = _mm512_permutex2var_ps(a, lower, b);
-        }
-    }
+    exchange::<8>(&mut lines);
+    exchange::<4>(&mut lines);
+    exchange::<2>(&mut lines);
+    exchange::<1>(&mut lines);
     let mask = u16::MAX >> (SQUARE - cols);
     for (i, line) in lines.into_iter().enumerate().take(rows) {
         let to = &mut to[i * stride..][..cols];
         // SAFETY: the mask has as many bits as `to` elements.
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, line) };
+    }
+}
+
+/// In every square of 2·HALF, two rows and two shuffles at a time.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exchange<const HALF: usize>(lines: &mut [std::arch::x86_64::__m512; SQUARE]) {
+    use std::arch::x86_64::*;
+    // Lane j of the new upper row: the old one's, or in the right half the lower row's left.
+    let (mut upper, mut lower) = ([0i32; SQUARE], [0i32; SQUARE]);
+    for j in 0..SQUARE {
+        let right = j & HALF != 0;
+        upper[j] = (if right { SQUARE + j - HALF } else { j }) as i32;
+        lower[j] = (if right { SQUARE + j } else { j + HALF }) as i32;
+    }
+    // SAFETY: 16 indices are a register.
+    let (upper, lower) = unsafe {
+        (_mm512_loadu_si512(upper.as_ptr().cast()), _mm512_loadu_si512(lower.as_ptr().cast()))
+    };
+    for i in 0..SQUARE {
+        if i & HALF == 0 {
+            let (a, b) = (lines[i], lines[i + HALF]);
+            lines[i] = _mm512_permutex2var_ps(a, upper, b);
+            lines[i + HALF] = _mm512_permutex2var_ps(a, lower, b);
+        }
     }
 }

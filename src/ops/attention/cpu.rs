@@ -7,7 +7,7 @@ use super::{Inputs, Segment};
 use crate::device::cpu::{par_rows, par_tasks, simd};
 use crate::device::gemm::{Operand, Store, serial, with_scratch};
 use crate::ops::math::exp;
-use crate::ops::reduce::{largest, sum, sum2};
+use crate::ops::reduce::sum2;
 use crate::ops::rows_per_chunk;
 use crate::tensor::{Tensor, TensorMut};
 
@@ -15,6 +15,8 @@ use crate::tensor::{Tensor, TensorMut};
 const QUERIES: usize = 128;
 /// Keys of a tile.
 const KEYS: usize = 128;
+/// Rows of a tile in memory are whole vectors: loops over them have no remainder.
+const VECTOR: usize = 16;
 
 thread_local! {
     /// Tiles of the block this thread works on.
@@ -130,9 +132,10 @@ fn forward_block(
         for tile in tiles {
             let (k, v) = (k.slice_rows(tile.rows.clone()), v.slice_rows(tile.rows.clone()));
             let len = k.rows();
-            let p = &mut p[..n * len];
+            let stride = len.next_multiple_of(VECTOR);
+            let p = &mut p[..n * stride];
             // S = scale · Q Kᵀ
-            let s = TensorMut::new(p, n, len);
+            let s = TensorMut::new(p, n, stride).slice_cols(0..len);
             serial(Operand::plain(q), Operand::transposed(k), s, Store::overwrite(scale));
             let o_before = store.accumulate.then(|| o.reborrow());
             simd(
@@ -140,7 +143,7 @@ fn forward_block(
                 || online_softmax(p, &tile, max, total, o_before),
             );
             // O = O·e^(m - m') + P V
-            let p = Tensor::new(p, n, len);
+            let p = Tensor::new(p, n, stride).slice_cols(0..len);
             serial(Operand::plain(p), Operand::plain(v), o.reborrow(), store);
             store = Store::accumulate(1.0);
         }
@@ -172,22 +175,55 @@ fn online_softmax(
     total: &mut [f32],
     mut o: Option<TensorMut<'_>>,
 ) {
-    for (r, s) in s.chunks_exact_mut(tile.rows.len()).enumerate() {
-        let (seen, hidden) = s.split_at_mut(tile.visible(r));
-        hidden.fill(0.0);
-        let new = max[r].max(largest(seen));
+    let stride = tile.rows.len().next_multiple_of(VECTOR);
+    for (r, s) in s.chunks_exact_mut(stride).enumerate() {
+        s[tile.visible(r)..].fill(f32::NEG_INFINITY);
+        let (s, _) = s.as_chunks_mut::<VECTOR>();
+        let new = max[r].max(largest(s));
         if new == f32::NEG_INFINITY {
-            seen.fill(0.0);
+            s.as_flattened_mut().fill(0.0);
             continue;
         }
+        let mut sums = [0.0f32; VECTOR];
+        for s in s {
+            for l in 0..VECTOR {
+                s[l] = exp(s[l] - new);
+                sums[l] += s[l];
+            }
+        }
         let shrink = exp(max[r] - new);
-        seen.iter_mut().for_each(|x| *x = exp(*x - new));
-        total[r] = total[r] * shrink + sum(seen, |x| x);
+        total[r] = total[r] * shrink + halve(sums, |x, y| x + y);
         max[r] = new;
         if let Some(o) = o.as_mut().filter(|_| shrink != 1.0) {
             o.row::<f32>(r).iter_mut().for_each(|x| *x *= shrink);
         }
     }
+}
+
+/// The largest element, NaN not counting.
+#[inline(always)]
+fn largest(x: &[[f32; VECTOR]]) -> f32 {
+    let larger = |x: f32, y: f32| if y > x { y } else { x };
+    let mut lanes = [f32::NEG_INFINITY; VECTOR];
+    for x in x {
+        for l in 0..VECTOR {
+            lanes[l] = larger(lanes[l], x[l]);
+        }
+    }
+    halve(lanes, larger)
+}
+
+/// Joins the lanes pairwise.
+#[inline(always)]
+fn halve(mut lanes: [f32; VECTOR], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = VECTOR / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = join(lanes[l], lanes[l + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// The gradients of one head, or of all.
@@ -290,12 +326,13 @@ fn backward_group(
             for tile in key_tiles(segment, block) {
                 let (k, v) = (k.slice_rows(tile.rows.clone()), v.slice_rows(tile.rows.clone()));
                 let len = k.rows();
-                with_scratch(&TILES, 2 * n * len, |scratch| {
-                    let (p, ds) = scratch.split_at_mut(n * len);
+                let stride = len.next_multiple_of(VECTOR);
+                with_scratch(&TILES, 2 * n * stride, |scratch| {
+                    let (p, ds) = scratch.split_at_mut(n * stride);
                     // S = scale · Q Kᵀ   dP = dO Vᵀ
-                    let s = TensorMut::new(p, n, len);
+                    let s = TensorMut::new(p, n, stride).slice_cols(0..len);
                     serial(Operand::plain(q), Operand::transposed(k), s, Store::overwrite(scale));
-                    let dp = TensorMut::new(ds, n, len);
+                    let dp = TensorMut::new(ds, n, stride).slice_cols(0..len);
                     serial(Operand::plain(d_o), Operand::transposed(v), dp, Store::overwrite(1.0));
                     // P = e^(S - lse)   dS = P · (dP - delta)
                     let lse = lse.slice_rows(rows.clone());
@@ -304,7 +341,7 @@ fn backward_group(
                         #[inline(always)]
                         || unsoftmax(p, ds, &tile, lse, delta),
                     );
-                    let (p, ds) = (Tensor::new(p, n, len), Tensor::new(ds, n, len));
+                    let [p, ds] = [p, ds].map(|x| Tensor::new(x, n, stride).slice_cols(0..len));
                     // dV += Pᵀ dO   dK += scale · dSᵀ Q   dQ += scale · dS K
                     let dv = out.dv.reborrow().slice_rows(tile.rows.clone());
                     let dk = out.dk.reborrow().slice_rows(tile.rows.clone());
@@ -322,15 +359,18 @@ fn backward_group(
 /// `P = e^(S - lse)   dS = P · (dP - delta)`, row by row; 0 where a key is not seen.
 #[inline(always)]
 fn unsoftmax(s: &mut [f32], dp: &mut [f32], tile: &KeyTile, lse: Tensor<'_>, delta: Tensor<'_>) {
-    let len = tile.rows.len();
-    for (r, (s, dp)) in s.chunks_exact_mut(len).zip(dp.chunks_exact_mut(len)).enumerate() {
+    let stride = tile.rows.len().next_multiple_of(VECTOR);
+    for (r, (s, dp)) in s.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).enumerate() {
         let (lse, delta) = (lse.row::<f32>(r)[0], delta.row::<f32>(r)[0]);
         let seen = tile.visible(r);
-        s[seen..].fill(0.0);
+        s[seen..].fill(f32::NEG_INFINITY);
         dp[seen..].fill(0.0);
-        for (s, dp) in s[..seen].iter_mut().zip(&mut dp[..seen]) {
-            *s = exp(*s - lse);
-            *dp = *s * (*dp - delta);
+        for (s, dp) in s.as_chunks_mut::<VECTOR>().0.iter_mut().zip(dp.as_chunks_mut::<VECTOR>().0)
+        {
+            for l in 0..VECTOR {
+                s[l] = exp(s[l] - lse);
+                dp[l] = s[l] * (dp[l] - delta);
+            }
         }
     }
 }
