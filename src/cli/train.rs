@@ -74,7 +74,6 @@ impl Train {
 /// One bar on stderr; lines where stderr is no terminal.
 struct Show {
     bar: ProgressBar,
-    style: ProgressStyle,
 }
 
 impl Show {
@@ -82,11 +81,10 @@ impl Show {
         let bar = ProgressBar::new(0);
         let template = "{elapsed_precise} {wide_bar} {pos}/{len} {msg} ETA {eta}";
         let style = ProgressStyle::with_template(template);
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.clone());
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(500));
         bar.set_message(format!("opening {}", config.model.display()));
-        Show { bar, style }
+        Show { bar }
     }
 
     fn progress(&mut self, progress: Progress<'_>) {
@@ -99,7 +97,6 @@ impl Show {
             }
             Progress::Begin { done, total } => {
                 self.bar.reset();
-                self.bar.set_style(self.style.clone());
                 self.bar.set_length(total);
                 self.bar.set_position(done);
                 self.bar.reset_eta();

@@ -14,4 +14,5 @@ pub mod records;
 pub mod shard;
 pub mod template;
 pub mod tokenizer;
+mod tree;
 pub mod trees;

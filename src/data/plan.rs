@@ -19,33 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::pack::Layout;
 use crate::data::partition::{load, partition};
+pub use crate::data::tree::{RecordSize, Tree};
 use crate::error::{Error, Result};
-
-/// What planning needs to know of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordSize {
-    /// Tokens of the trunk.
-    pub trunk: u32,
-    /// Images in it.
-    pub images: u32,
-    /// (tokens, scored tokens) of each branch.
-    pub branches: Vec<[u32; 2]>,
-    /// (chosen, rejected), numbers of branches.
-    pub pairs: Vec<[u32; 2]>,
-    /// The branch with the highest score; the first one where nothing is rated.
-    pub best: u32,
-}
-
-/// The part of a record that a pack holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree {
-    /// Number of the record.
-    pub record: u32,
-    /// Numbers of its branches that take part, ascending.
-    pub branches: Vec<u32>,
-    /// (chosen, rejected), numbers of branches.
-    pub pairs: Vec<[u32; 2]>,
-}
 
 /// What is drawn in random order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -197,7 +172,7 @@ impl Plan {
         let (mut steps, mut step, mut items) = (Vec::new(), Vec::new(), 0);
         for record in order {
             let tree = self.tree(record, &mut rng);
-            items += count(&tree);
+            items += tree.items();
             step.push(tree);
             let full = match self.spec.batch {
                 Batch::Items(n) => items >= n,
@@ -223,11 +198,8 @@ impl Plan {
         let tree = |record: u32| {
             let size = &self.records[record as usize];
             match size.pairs.is_empty() {
-                true => {
-                    let branches = (0..size.branches.len() as u32).collect();
-                    Tree { record, branches, pairs: Vec::new() }
-                }
-                false => of_pairs(record, size.pairs.clone()),
+                true => Tree::of_answers(record, size),
+                false => Tree::of_pairs(record, size.pairs.clone()),
             }
         };
         records.into_iter().map(tree).collect()
@@ -268,9 +240,9 @@ impl Plan {
     }
 
     fn measure(&self, trees: &[Tree], extent: &mut Extent) {
-        extent.items += trees.iter().map(|t| count(t) as u64).sum::<u64>();
+        extent.items += trees.iter().map(|t| t.items() as u64).sum::<u64>();
         extent.split_trees += trees.iter().filter(|t| self.is_split(t)).count() as u64;
-        let mut longest = 0;
+        let (mut longest, layout) = (0, self.spec.layout);
         let packs = self.all_packs(trees);
         for pack in &packs {
             let sum = |f: &dyn Fn(&Tree) -> usize| pack.iter().map(f).sum::<usize>() as u64;
@@ -278,8 +250,9 @@ impl Plan {
             longest = longest.max(tokens);
             extent.tokens += tokens;
             extent.max_tokens = extent.max_tokens.max(tokens);
-            extent.max_images = extent.max_images.max(sum(&|t| self.images(t)));
-            extent.max_head_rows = extent.max_head_rows.max(sum(&|t| self.head_rows(t)));
+            extent.max_images = extent.max_images.max(sum(&|t| t.images(self.size(t), layout)));
+            extent.max_head_rows =
+                extent.max_head_rows.max(sum(&|t| t.head_rows(self.size(t), layout)));
         }
         extent.packs += packs.len() as u64;
         extent.padded_tokens += longest * packs.len() as u64;
@@ -309,7 +282,7 @@ impl Plan {
         let size = &self.records[record as usize];
         let n = size.branches.len() as u32;
         let branches = match self.spec.objective {
-            Objective::Pairs => return of_pairs(record, size.pairs.clone()),
+            Objective::Pairs => return Tree::of_pairs(record, size.pairs.clone()),
             Objective::Random => vec![rng.random_range(0..n)],
             Objective::Best => vec![size.best],
             Objective::All => (0..n).collect(),
@@ -330,24 +303,22 @@ impl Plan {
                     None => trees.push(Tree { record, branches: Vec::new(), pairs: vec![pair] }),
                 }
             }
-            trees.into_iter().map(|t| of_pairs(t.record, t.pairs)).collect()
+            trees.into_iter().map(|t| Tree::of_pairs(t.record, t.pairs)).collect()
         };
         pairs.chunks(n.max(1)).map(step).collect()
     }
 
     /// The tree as it is packed: whole if it fits, else by pairs (by answers), in order.
     fn pieces(&self, tree: &Tree) -> Vec<Tree> {
-        let whole = self.spec.layout == Layout::Tree && self.tokens(tree) <= self.spec.token_budget;
-        if whole {
+        if self.spec.layout == Layout::Pairs {
+            return tree.singles();
+        }
+        if self.tokens(tree) <= self.spec.token_budget {
             return vec![tree.clone()];
         }
-        let singles = self.singles(tree);
-        if self.spec.layout == Layout::Pairs {
-            return singles;
-        }
         let mut pieces: Vec<Tree> = Vec::new();
-        for single in singles {
-            let joined = pieces.last().map(|last| join(last, &single));
+        for single in tree.singles() {
+            let joined = pieces.last().map(|last| last.join(&single));
             match (joined, pieces.last_mut()) {
                 (Some(joined), Some(last)) if self.tokens(&joined) <= self.spec.token_budget => {
                     *last = joined;
@@ -358,14 +329,6 @@ impl Plan {
         pieces
     }
 
-    fn singles(&self, tree: &Tree) -> Vec<Tree> {
-        let record = tree.record;
-        let pairs = tree.pairs.iter().map(|&pair| of_pairs(record, vec![pair]));
-        let answers = tree.branches.iter().filter(|_| tree.pairs.is_empty());
-        let answers = answers.map(|&b| Tree { record, branches: vec![b], pairs: Vec::new() });
-        pairs.chain(answers).collect()
-    }
-
     fn is_split(&self, tree: &Tree) -> bool {
         self.spec.layout == Layout::Tree && self.tokens(tree) > self.spec.token_budget
     }
@@ -373,11 +336,12 @@ impl Plan {
     fn check_budget(&self) -> Result<()> {
         let all = self.train.iter().chain(&self.held_out);
         let longest = all.flat_map(|&record| {
-            let n = self.records[record as usize].branches.len() as u32;
-            let answers = Tree { record, branches: (0..n).collect(), pairs: Vec::new() };
-            let pairs = of_pairs(record, self.records[record as usize].pairs.clone());
-            let tree = if self.spec.objective == Objective::Pairs { pairs } else { answers };
-            self.singles(&tree).into_iter().map(move |t| (self.tokens(&t), record))
+            let size = &self.records[record as usize];
+            let tree = match self.spec.objective {
+                Objective::Pairs => Tree::of_pairs(record, size.pairs.clone()),
+                _ => Tree::of_answers(record, size),
+            };
+            tree.singles().into_iter().map(move |t| (self.tokens(&t), record))
         });
         match longest.max() {
             Some((tokens, record)) if tokens > self.spec.token_budget => {
@@ -391,29 +355,12 @@ impl Plan {
         }
     }
 
-    /// How often the trunk is laid out for `tree`, and how often each of its branches.
-    fn copies(&self, tree: &Tree) -> (usize, Vec<u32>) {
-        match self.spec.layout {
-            Layout::Tree => (1, tree.branches.clone()),
-            Layout::Pairs if tree.pairs.is_empty() => (tree.branches.len(), tree.branches.clone()),
-            Layout::Pairs => (2 * tree.pairs.len(), tree.pairs.concat()),
-        }
+    fn size(&self, tree: &Tree) -> &RecordSize {
+        &self.records[tree.record as usize]
     }
 
     fn tokens(&self, tree: &Tree) -> usize {
-        let size = &self.records[tree.record as usize];
-        let (trunks, branches) = self.copies(tree);
-        let branches = branches.iter().map(|&b| size.branches[b as usize][0] as usize);
-        trunks * size.trunk as usize + branches.sum::<usize>()
-    }
-
-    fn images(&self, tree: &Tree) -> usize {
-        self.copies(tree).0 * self.records[tree.record as usize].images as usize
-    }
-
-    fn head_rows(&self, tree: &Tree) -> usize {
-        let size = &self.records[tree.record as usize];
-        self.copies(tree).1.iter().map(|&b| size.branches[b as usize][1] as usize).sum()
+        tree.tokens(self.size(tree), self.spec.layout)
     }
 }
 
@@ -421,23 +368,4 @@ fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     rng
-}
-
-/// Pairs, or answers where there are no pairs.
-fn count(tree: &Tree) -> usize {
-    if tree.pairs.is_empty() { tree.branches.len() } else { tree.pairs.len() }
-}
-
-fn of_pairs(record: u32, pairs: Vec<[u32; 2]>) -> Tree {
-    let mut branches = pairs.concat();
-    branches.sort_unstable();
-    branches.dedup();
-    Tree { record, branches, pairs }
-}
-
-fn join(a: &Tree, b: &Tree) -> Tree {
-    let mut branches = [a.branches.as_slice(), &b.branches].concat();
-    branches.sort_unstable();
-    branches.dedup();
-    Tree { record: a.record, branches, pairs: [a.pairs.as_slice(), &b.pairs].concat() }
 }

@@ -1,4 +1,4 @@
-//! Training, top to bottom: [`run`] is the loop, [`Trainer::step`] the algorithm.
+//! Training, top to bottom: [`run`] is the loop, `Trainer::step` the algorithm.
 //!
 //! ```text
 //! step    cut the step's records into packs; for each pack
@@ -9,6 +9,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod choices;
 pub mod config;
 pub mod engine;
 pub mod events;
@@ -115,9 +116,10 @@ pub struct Summary {
 
 /// Trains as `config` says, in its folder, until it is done or `stop` says so.
 ///
-/// With `resume` it goes on from the folder's newest checkpoint, bit for bit. Errors: everything
-/// that [`setup`] checks; a folder in use; three steps in a row that are not finite (after saving);
-/// [`Error::Interrupted`] (after saving) when stopped.
+/// With `resume` it goes on from the folder's newest checkpoint, bit for bit. Errors: data, model and
+/// configuration that do not fit; a folder in use; a reference that is not the starting policy; three
+/// steps in a row that are not finite (after saving); [`Error::Interrupted`] (after saving) when
+/// stopped.
 pub fn run(
     config: &Config,
     resume: bool,
@@ -132,13 +134,12 @@ pub fn run(
     while trainer.state.step < trainer.total {
         let steps = trainer.plan.epoch(trainer.state.epoch);
         for trees in &steps[(trainer.state.epoch_step as usize).min(steps.len())..] {
-            if stop() {
-                return trainer.interrupted(progress);
-            }
             if trainer.state.step == trainer.total {
                 break;
             }
-            trainer.step(trees, progress)?;
+            if trainer.step(trees, stop, progress)? == Step::Abandoned {
+                return trainer.interrupted(progress);
+            }
             trainer.after_step(steps.len() as u64, progress)?;
         }
     }
@@ -171,15 +172,32 @@ struct Trainer<'c> {
     _lock: Lock,
 }
 
+/// How a step ended.
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// It counts, even if it was skipped as not finite.
+    Done,
+    /// Somebody asked to stop; nothing has changed.
+    Abandoned,
+}
+
 impl Trainer<'_> {
     /// One optimiser step on the pairs of `trees`.
-    fn step(&mut self, trees: &[Tree], progress: &mut Sink<'_>) -> Result<()> {
+    fn step(
+        &mut self,
+        trees: &[Tree],
+        stop: &dyn Fn() -> bool,
+        progress: &mut Sink<'_>,
+    ) -> Result<Step> {
         let started = Instant::now();
         let packs = self.plan.packs(trees);
         let (mut totals, mut tokens, mut bad) = (Totals::default(), 0, None);
         let mut coefficients = Vec::new();
         self.gradients.fill(0.0);
         for trees in &packs {
+            if stop() {
+                return Ok(Step::Abandoned);
+            }
             let pack = self.engine.pack(trees)?;
             tokens += pack.len() as u64;
 
@@ -199,7 +217,7 @@ impl Trainer<'_> {
             }
         }
         if bad.is_none() {
-            self.check_reference(&totals)?;
+            self.check_reference(&totals, progress)?;
         }
 
         // the mean over the step's pairs; then clip, then AdamW
@@ -240,7 +258,7 @@ impl Trainer<'_> {
         self.metrics.step(&row)?;
         progress(Progress::Step(&row));
         self.count(row);
-        Ok(())
+        Ok(Step::Done)
     }
 
     /// AdamW on every trained tensor; gradients count `scale` times.
@@ -275,16 +293,23 @@ impl Trainer<'_> {
 
     /// Before the first update the policy is its reference: a margin beyond rounding betrays one
     /// that was computed with other weights or other data.
-    fn check_reference(&self, totals: &Totals) -> Result<()> {
+    fn check_reference(&self, totals: &Totals, progress: &mut Sink<'_>) -> Result<()> {
         let fresh = self.state.updates == 0 && self.config.init_adapter.is_none();
+        if !fresh || !self.loss.needs_reference() {
+            return Ok(());
+        }
         let mean = totals.mean().absolute / self.loss.beta;
-        if fresh && self.loss.needs_reference() && mean > REFERENCE_NOISE {
+        if mean > REFERENCE_NOISE {
             return Err(Error::Run(format!(
                 "the reference does not match the model: before the first update pairs differ by \
                  {mean:.3} nats on average, expected at most {REFERENCE_NOISE}; remove {}/*.sidecar",
                 self.config.data.display()
             )));
         }
+        progress(Progress::Note(&format!(
+            "before the first update policy and reference differ by {mean:.1e} nats a pair (at \
+             most {REFERENCE_NOISE} is rounding)"
+        )));
         Ok(())
     }
 

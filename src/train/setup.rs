@@ -14,7 +14,8 @@ use crate::model::config::ModelConfig;
 use crate::model::params::Layout;
 use crate::model::{Budget, Lora, Model, Purpose, RopeMode};
 use crate::train::checkpoint::{self, Moments, State};
-use crate::train::config::{Config, Reference, Settings, Train, Vision};
+use crate::train::choices::{Reference, Train, Vision};
+use crate::train::config::{Config, Settings};
 use crate::train::engine::{self, Engine};
 use crate::train::features::{self, Features};
 use crate::train::fingerprint::Base;
@@ -134,6 +135,11 @@ fn take_up(
 /// Makes the run folder ours: writes the configuration, or compares it with the one that is
 /// resumed. Gives the newest checkpoint.
 fn take_folder(config: &Config, resume: bool) -> Result<Option<PathBuf>> {
+    for folder in [config.out.clone(), config.out.join("checkpoints")] {
+        if folder.exists() {
+            atomic::remove_stale(folder)?;
+        }
+    }
     let path = config.out.join("config.toml");
     if resume && path.exists() {
         config.check_resumed(&Settings::read(&path)?.resolve()?)?;
