@@ -6,8 +6,10 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use silkie::model::adapter::{Adapter, LoraConfig};
 use silkie::model::config::ModelConfig;
+use silkie::model::names::TensorSpec;
 
 use super::config::tiny;
+use super::torch::write_bf16;
 use crate::support;
 
 fn model() -> ModelConfig {
@@ -146,6 +148,23 @@ fn variants_of_lora_that_are_not_ours_are_refused() {
         let error = parse((field, value)).expect_err(field).to_string();
         assert!(error.starts_with(&format!("adapter_config.json: field {field}: ")), "{error}");
     }
+}
+
+#[test]
+fn the_bin_files_of_older_peft_are_read() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let adapter = filled(4);
+    adapter.write(dir.path(), Path::new("")).expect("written");
+    std::fs::remove_file(dir.path().join("adapter_model.safetensors")).expect("removed");
+    let spec =
+        |name: String, rows: usize, cols: usize| TensorSpec { name, shape: vec![rows, cols] };
+    let targets = adapter.pairs.iter().map(|p| &p.target);
+    let specs: Vec<TensorSpec> =
+        targets.flat_map(|t| [spec(t.name_b(), t.rows, 4), spec(t.name_a(), 4, t.cols)]).collect();
+    write_bf16(&dir.path().join("adapter_model.bin"), &specs);
+    let read = Adapter::open(dir.path(), &model()).expect("opened");
+    assert_eq!((read.config, read.pairs.len()), (adapter.config, adapter.pairs.len()));
+    assert!(read.pairs.iter().all(|p| p.a.iter().chain(&p.b).all(|&x| x == 1.5)));
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn damaged_archives_are_refused() {
 }
 
 /// Some file of torch holding these tensors, every element 1.5 in bf16.
-fn write_bf16(path: &Path, specs: &[names::TensorSpec]) {
+pub fn write_bf16(path: &Path, specs: &[names::TensorSpec]) {
     let (mut pickle, mut entries) = (Pickle::new().op(b"}("), Vec::new());
     for (i, spec) in specs.iter().enumerate() {
         let shape: Vec<i32> = spec.shape.iter().map(|&n| n as i32).collect();
