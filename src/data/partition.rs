@@ -16,7 +16,7 @@ pub fn partition(sizes: &[usize], n: usize) -> Vec<Vec<usize>> {
     let mut groups = vec![Vec::new(); n.max(1)];
     let mut loads = vec![0; n.max(1)];
     for i in order {
-        let emptiest = extreme(&loads, |load| std::cmp::Reverse(load));
+        let emptiest = extreme(&loads, std::cmp::Reverse);
         loads[emptiest] += sizes[i];
         groups[emptiest].push(i);
     }

@@ -54,10 +54,10 @@ impl Claim {
                 }
             } else if let Some(&colour) = Colour::ALL.iter().find(|c| c.word() == word) {
                 objects.push((pending.take()?, colour));
-            } else if let Some(number) = [2, 3].into_iter().find(|&n| number_word(n) == word) {
-                if count.replace(number).is_some() {
-                    return None;
-                }
+            } else if let Some(number) = [2, 3].into_iter().find(|&n| number_word(n) == word)
+                && count.replace(number).is_some()
+            {
+                return None;
             }
         }
         if pending.is_some() {

@@ -267,8 +267,8 @@ fn long_records_are_cut_as_asked() {
     let short = {
         let (site, summary) = with(Truncation::KeepImage, 4000, 1000);
         assert_eq!((summary.truncated_prompts, summary.truncated_responses), (0, 0));
-        let record = site.data().record(2).trunk.len();
-        record
+
+        site.data().record(2).trunk.len()
     };
     let max = short + 40;
     let (site, summary) = with(Truncation::KeepImage, max, short + 4);

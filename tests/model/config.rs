@@ -197,7 +197,8 @@ fn golden_decay_groups_and_trained_tensors() {
     let (mut decay, mut exempt): (Vec<_>, Vec<_>) = trained
         .filter(|name| names::part(name) != Part::Vision)
         .partition(|name| names::decays(name));
-    (decay.sort(), exempt.sort());
+    decay.sort();
+    exempt.sort();
     assert_eq!(decay, list("decay"));
     assert_eq!(exempt, list("no_decay"));
 }

@@ -130,7 +130,8 @@ fn damaged_files_are_refused_by_name() {
 
 #[test]
 fn another_models_tensors_are_named() {
-    let reject = |change: &dyn Fn(&mut Vec<(String, Vec<usize>)>)| {
+    type Tensors = Vec<(String, Vec<usize>)>;
+    let reject = |change: &dyn Fn(&mut Tensors)| {
         let dir = tempfile::tempdir().expect("a folder");
         let mut tensors = all();
         change(&mut tensors);
