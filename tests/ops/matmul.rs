@@ -8,7 +8,7 @@ use silkie::tensor::{Tensor, TensorMut};
 
 use crate::support::*;
 
-/// A sum of K products of independent signs, in f32 with K running roundings at worst.
+/// Of the sum of absolute products: f32 with K running roundings at worst.
 fn bound(k: usize) -> f64 {
     6e-8 * (k as f64).sqrt().max(4.0)
 }
@@ -23,6 +23,23 @@ fn naive(
 ) -> Vec<f64> {
     let element = |i, j| start(i, j) + alpha * (0..k).map(|p| a(i, p) * b(p, j)).sum::<f64>();
     (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| element(i, j)).collect()
+}
+
+/// Judges `c` by [`naive`] of the same arguments; the error is relative to the sums of the terms'
+/// absolute values.
+fn judge(
+    case: impl std::fmt::Debug,
+    c: &Matrix,
+    shape: [usize; 3],
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+    alpha: f64,
+    start: impl Fn(usize, usize) -> f64,
+) {
+    let expected = naive(shape, &a, &b, alpha, &start);
+    let (a, b) = (|i, p| a(i, p).abs(), |p, j| b(p, j).abs());
+    let sizes = naive(shape, a, b, alpha.abs(), |i, j| start(i, j).abs());
+    assert_sums_close(case, &c.values(), &expected, &sizes, bound(shape[2]));
 }
 
 /// An output that is NaN when it is to be overwritten, numbers when added to.
@@ -52,8 +69,15 @@ fn check([m, n, k]: [usize; 3], lay: Lay, write: Write, alpha: f32) {
         matmul::nt(a.view(), b.view(), bias, c.view_mut(), alpha, write).unwrap();
         let shift = |j: usize| if with_bias { biasv[j] } else { 0.0 };
         let start = |i: usize, j: usize| c0[i * n + j] + shift(j);
-        let expected = naive([m, n, k], |i, p| av[i * k + p], |p, j| bv[j * k + p], a64, start);
-        assert_close(("nt", with_bias, case), &c.values(), &expected, bound(k));
+        judge(
+            ("nt", with_bias, case),
+            &c,
+            [m, n, k],
+            |i, p| av[i * k + p],
+            |p, j| bv[j * k + p],
+            a64,
+            start,
+        );
     }
 
     let b = Matrix::random(k, n, lay, 4);
@@ -62,8 +86,7 @@ fn check([m, n, k]: [usize; 3], lay: Lay, write: Write, alpha: f32) {
     let c0 = before(&c, write);
     matmul::nn(a.view(), b.view(), c.view_mut(), alpha, write).unwrap();
     let start = |i: usize, j: usize| c0[i * n + j];
-    let expected = naive([m, n, k], |i, p| av[i * k + p], |p, j| bv[p * n + j], a64, start);
-    assert_close(("nn", case), &c.values(), &expected, bound(k));
+    judge(("nn", case), &c, [m, n, k], |i, p| av[i * k + p], |p, j| bv[p * n + j], a64, start);
 
     let a = Matrix::random(k, m, lay, 5);
     let av = a.f64();
@@ -71,8 +94,7 @@ fn check([m, n, k]: [usize; 3], lay: Lay, write: Write, alpha: f32) {
     let c0 = before(&c, write);
     matmul::tn(a.view(), b.view(), c.view_mut(), alpha, write).unwrap();
     let start = |i: usize, j: usize| c0[i * n + j];
-    let expected = naive([m, n, k], |i, p| av[p * m + i], |p, j| bv[p * n + j], a64, start);
-    assert_close(("tn", case), &c.values(), &expected, bound(k));
+    judge(("tn", case), &c, [m, n, k], |i, p| av[p * m + i], |p, j| bv[p * n + j], a64, start);
 }
 
 #[test]

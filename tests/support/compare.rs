@@ -7,10 +7,23 @@ use std::fmt::Debug;
 /// An expected zero vector must be met to `bound` absolutely. `case` names what was computed.
 #[track_caller]
 pub fn assert_close(case: impl Debug, got: &[f32], expected: &[f64], bound: f64) {
+    assert_sums_close(case, got, expected, expected, bound);
+}
+
+/// [`assert_close`] for sums whose terms may cancel: the error is relative to `sizes`, the sums of
+/// the terms' absolute values, as that of any f32 summation is.
+#[track_caller]
+pub fn assert_sums_close(
+    case: impl Debug,
+    got: &[f32],
+    expected: &[f64],
+    sizes: &[f64],
+    bound: f64,
+) {
     assert_eq!(got.len(), expected.len(), "{case:?}: number of elements");
     let error: Vec<f64> = got.iter().zip(expected).map(|(&g, e)| f64::from(g) - e).collect();
     let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let size = norm(expected);
+    let size = norm(sizes);
     let relative = norm(&error) / if size == 0.0 { 1.0 } else { size };
     if relative <= bound {
         return;
