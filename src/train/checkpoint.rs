@@ -45,6 +45,8 @@ pub struct State {
     pub epoch_step: u64,
     /// Steps that changed the parameters: AdamW's t.
     pub updates: u64,
+    /// Steps done before the last evaluation, if there was one.
+    pub evaluated: Option<u64>,
     /// Skipped steps at the end of what is done.
     pub skipped_in_a_row: u32,
     /// Fingerprint of the shards.
@@ -66,6 +68,7 @@ impl State {
             epoch: 0,
             epoch_step: 0,
             updates: 0,
+            evaluated: None,
             skipped_in_a_row: 0,
             data,
             base,

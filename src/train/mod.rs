@@ -18,15 +18,14 @@ pub mod fingerprint;
 pub mod loss;
 pub mod metrics;
 pub mod output;
+mod progress;
 pub mod reference;
 pub mod schedule;
 pub mod score;
 mod setup;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
-
-use serde::Serialize;
 
 use crate::data::lock::Lock;
 use crate::data::pack::Pack;
@@ -42,6 +41,7 @@ use crate::train::config::Config;
 use crate::train::engine::Engine;
 use crate::train::loss::{Loss, Totals};
 use crate::train::metrics::{EvaluationRow, Metrics, StepRow};
+pub use crate::train::progress::{Progress, Sink, Summary};
 use crate::train::reference::Sidecar;
 use crate::train::schedule::Schedule;
 
@@ -51,68 +51,6 @@ const MOST_SKIPPED: u32 = 3;
 /// Largest mean |x| of untrained pairs, in nats: f32 forward passes of the same branch in two packs
 /// differ by up to 1e-3 nats each; a stale reference is off by whole nats.
 const REFERENCE_NOISE: f64 = 1e-2;
-
-/// What a run tells while it goes on.
-pub enum Progress<'a> {
-    /// A sentence.
-    Note(&'a str),
-    /// Something that comes before the first step: how much of it is done.
-    Work {
-        /// What is computed.
-        what: &'static str,
-        /// Units in all.
-        total: u64,
-        /// Units done.
-        done: u64,
-    },
-    /// Training starts, after so many of so many steps.
-    Begin {
-        /// Steps done by an earlier process.
-        done: u64,
-        /// Steps in all.
-        total: u64,
-    },
-    /// A step was done.
-    Step(&'a StepRow),
-    /// The held-out records were evaluated.
-    Evaluation(&'a EvaluationRow),
-    /// A checkpoint was saved.
-    Saved(&'a Path),
-}
-
-/// Who listens to a run.
-pub type Sink<'a> = dyn FnMut(Progress<'_>) + 'a;
-
-/// What a run did. The keys of `silkie train --json`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// Steps in all.
-    pub steps: u64,
-    /// Steps that an earlier process had done.
-    pub resumed_at: u64,
-    /// Records that were trained on.
-    pub records: usize,
-    /// Records that were only evaluated.
-    pub held_out_records: usize,
-    /// Trained parameters.
-    pub parameters: usize,
-    /// Pairs (answers for `sft`) of this process.
-    pub pairs: u64,
-    /// Rows of the token stream of this process.
-    pub tokens: u64,
-    /// Wall time of the steps of this process.
-    pub seconds: f64,
-    /// Steps that were skipped because something was not finite.
-    pub skipped: u64,
-    /// The last step of this process; null when there was none.
-    pub last: Option<StepRow>,
-    /// The held-out records before the first step.
-    pub before: Option<EvaluationRow>,
-    /// The held-out records after the last step.
-    pub after: Option<EvaluationRow>,
-    /// The adapter, or the model.
-    pub output: PathBuf,
-}
 
 /// Trains as `config` says, in its folder, until it is done or `stop` says so.
 ///
@@ -128,22 +66,26 @@ pub fn run(
 ) -> Result<Summary> {
     let mut trainer = Trainer::open(config, resume, stop, progress)?;
     progress(Progress::Begin { done: trainer.state.step, total: trainer.total });
-    if trainer.state.step == 0 {
-        trainer.summary.before = trainer.evaluate(progress)?;
-    }
-    while trainer.state.step < trainer.total {
-        let steps = trainer.plan.epoch(trainer.state.epoch);
-        for trees in &steps[(trainer.state.epoch_step as usize).min(steps.len())..] {
-            if trainer.state.step == trainer.total {
-                break;
-            }
-            if trainer.step(trees, stop, progress)? == Step::Abandoned {
-                return trainer.interrupted(progress);
-            }
-            trainer.after_step(steps.len() as u64, progress)?;
+    let mut epoch = trainer.plan.epoch(trainer.state.epoch);
+    loop {
+        if trainer.evaluation_is_due() && trainer.evaluate(stop, progress)? == Outcome::Abandoned {
+            return trainer.interrupted(progress);
+        }
+        if trainer.is_due(config.save_every) {
+            trainer.save(progress)?;
+        }
+        if trainer.state.step >= trainer.total {
+            return trainer.finish(progress);
+        }
+        if trainer.state.epoch_step as usize >= epoch.len() {
+            (trainer.state.epoch, trainer.state.epoch_step) = (trainer.state.epoch + 1, 0);
+            epoch = trainer.plan.epoch(trainer.state.epoch);
+        }
+        let trees = &epoch[trainer.state.epoch_step as usize];
+        if trainer.step(trees, stop, progress)? == Outcome::Abandoned {
+            return trainer.interrupted(progress);
         }
     }
-    trainer.finish(progress)
 }
 
 /// A run in progress.
@@ -172,10 +114,10 @@ struct Trainer<'c> {
     _lock: Lock,
 }
 
-/// How a step ended.
+/// How a step or an evaluation ended.
 #[derive(PartialEq, Eq)]
-enum Step {
-    /// It counts, even if it was skipped as not finite.
+enum Outcome {
+    /// It counts, even if the step was skipped as not finite.
     Done,
     /// Somebody asked to stop; nothing has changed.
     Abandoned,
@@ -188,7 +130,7 @@ impl Trainer<'_> {
         trees: &[Tree],
         stop: &dyn Fn() -> bool,
         progress: &mut Sink<'_>,
-    ) -> Result<Step> {
+    ) -> Result<Outcome> {
         let started = Instant::now();
         let packs = self.plan.packs(trees);
         let (mut totals, mut tokens, mut bad) = (Totals::default(), 0, None);
@@ -196,7 +138,7 @@ impl Trainer<'_> {
         self.gradients.fill(0.0);
         for trees in &packs {
             if stop() {
-                return Ok(Step::Abandoned);
+                return Ok(Outcome::Abandoned);
             }
             let pack = self.engine.pack(trees)?;
             tokens += pack.len() as u64;
@@ -238,6 +180,7 @@ impl Trainer<'_> {
         self.state.skipped_in_a_row =
             if bad.is_some() { self.state.skipped_in_a_row + 1 } else { 0 };
         self.state.step += 1;
+        self.state.epoch_step += 1;
         let mean = totals.mean();
         let row = StepRow {
             step: self.state.step,
@@ -258,7 +201,15 @@ impl Trainer<'_> {
         self.metrics.step(&row)?;
         progress(Progress::Step(&row));
         self.count(row);
-        Ok(Step::Done)
+        if self.state.skipped_in_a_row >= MOST_SKIPPED {
+            let path = self.save(progress)?;
+            return Err(Error::Run(format!(
+                "{MOST_SKIPPED} steps in a row were not finite; saved {}; lower --lr or clip with \
+                 --max-grad-norm, and look at the records named above",
+                path.display()
+            )));
+        }
+        Ok(Outcome::Done)
     }
 
     /// AdamW on every trained tensor; gradients count `scale` times.
@@ -313,14 +264,14 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Loss and accuracy on the held-out records, if there are any.
-    fn evaluate(&mut self, progress: &mut Sink<'_>) -> Result<Option<EvaluationRow>> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
+    /// Loss and accuracy on the held-out records.
+    fn evaluate(&mut self, stop: &dyn Fn() -> bool, progress: &mut Sink<'_>) -> Result<Outcome> {
         let (mut totals, mut coefficients) = (Totals::default(), Vec::new());
         let packs: Vec<Vec<Tree>> = self.plan.pass(&self.held_out).collect();
         for trees in packs {
+            if stop() {
+                return Ok(Outcome::Abandoned);
+            }
             let pack = self.engine.pack(&trees)?;
             let reference = self.reference_of(&pack)?;
             let policy = self.engine.forward(&pack, Lora::On, RopeMode::TRAIN)?;
@@ -329,32 +280,21 @@ impl Trainer<'_> {
         let row = EvaluationRow::new(self.state.step, &totals);
         self.metrics.evaluation(&row)?;
         progress(Progress::Evaluation(&row));
-        Ok(Some(row))
+        self.state.evaluated = Some(row.step);
+        let place = if row.step == 0 { &mut self.summary.before } else { &mut self.summary.after };
+        *place = Some(row);
+        Ok(Outcome::Done)
     }
 
-    /// Moves on in the data; evaluates, saves or gives up where it is time to.
-    fn after_step(&mut self, epoch_steps: u64, progress: &mut Sink<'_>) -> Result<()> {
-        self.state.epoch_step += 1;
-        if self.state.epoch_step == epoch_steps {
-            (self.state.epoch, self.state.epoch_step) = (self.state.epoch + 1, 0);
-        }
-        if self.state.skipped_in_a_row >= MOST_SKIPPED {
-            let path = self.save(progress)?;
-            return Err(Error::Run(format!(
-                "{MOST_SKIPPED} steps in a row were not finite; saved {}; lower --lr or clip with \
-                 --max-grad-norm, and look at the records named above",
-                path.display()
-            )));
-        }
-        let (step, last) = (self.state.step, self.state.step == self.total);
-        let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        if last || due(self.config.eval_every) {
-            self.summary.after = self.evaluate(progress)?;
-        }
-        if last || due(self.config.save_every) {
-            self.save(progress)?;
-        }
-        Ok(())
+    /// Before the first step, every so many steps, and after the last one; once each.
+    fn evaluation_is_due(&self) -> bool {
+        let due = self.state.step == 0 || self.is_due(self.config.eval_every);
+        due && !self.held_out.is_empty() && self.state.evaluated != Some(self.state.step)
+    }
+
+    fn is_due(&self, every: u64) -> bool {
+        let step = self.state.step;
+        step >= self.total || (step > 0 && every > 0 && step.is_multiple_of(every))
     }
 
     fn save(&mut self, progress: &mut Sink<'_>) -> Result<PathBuf> {
