@@ -1,5 +1,6 @@
 //! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
 
+mod bench;
 mod demo;
 mod fuzz;
 mod model;

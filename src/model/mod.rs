@@ -12,6 +12,7 @@ pub mod adapter;
 pub mod config;
 pub mod create;
 pub mod decoder;
+pub mod flop;
 pub mod generate;
 pub mod init;
 pub mod linear;

@@ -35,14 +35,15 @@ class Peer:
     """The exported model, adapter and record, and one optimizer step over its pairs."""
 
     def __init__(self, export: Path, micro: int, compiled: bool):
-        self.batch, self.micro = load_file(export / "batch.safetensors"), micro
+        batch = load_file(export / "batch.safetensors")  # everything in f32
+        self.batch, self.micro = {n: t if n == "images" else t.long() for n, t in batch.items()}, micro
         self.facts = json.loads((export / "step.json").read_text())
-        model = load(export / "model")
+        model = load(self.facts["model"])
         self.adapter = load_adapter(model, export / "adapter")
         self.model = torch.compile(model) if compiled else model
         self.optimizer = torch.optim.AdamW(self.adapter.values(), lr=1e-5, betas=(0.9, 0.98), weight_decay=0.05)
         mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-        self.pixels = ((self.batch["images"].float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+        self.pixels = ((self.batch["images"] / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def rows(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(ids, labels, pixels) of the chosen, then the rejected sequences of `pairs`, padded alike."""
@@ -149,7 +150,8 @@ def main() -> None:
         bench = [str(options.silkie), "bench", "step", "--json", "--pairs", options.pairs]
         model = ["--model", str(options.model)] if options.model else []
         run([*bench, *model, "--export", str(export)])
-        bench += ["--model", str(export / "model"), "--steps", str(options.steps), "--warmup", str(options.warmup)]
+        facts = json.loads((export / "step.json").read_text())
+        bench += ["--model", facts["model"], "--steps", str(options.steps), "--warmup", str(options.warmup)]
         torch_side = [sys.executable, __file__, "--child", str(export), "--micro", str(options.micro)]
         torch_side += ["--threads", str(options.threads), "--steps", str(options.steps)]
         torch_side += ["--warmup", str(options.warmup)] + ["--compile"] * options.compile

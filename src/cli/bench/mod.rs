@@ -1,6 +1,7 @@
 //! `silkie bench`: the parts a user waits for, measured.
 
 mod prepare;
+pub mod step;
 
 use crate::error::Result;
 
@@ -14,6 +15,7 @@ pub struct Bench {
 #[derive(clap::Subcommand)]
 enum What {
     Prepare(prepare::Prepare),
+    Step(step::Step),
 }
 
 impl Bench {
@@ -21,6 +23,7 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         match self.what {
             What::Prepare(prepare) => prepare.run(),
+            What::Step(step) => step.run(),
         }
     }
 }
