@@ -4,6 +4,7 @@
 //! and warnings to stderr; with `--json` the last line of stdout is one JSON object.
 
 pub mod bench;
+mod demo;
 mod generate;
 mod init;
 mod inspect;
@@ -36,6 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Demo(demo::Demo),
     Generate(generate::Generate),
     Init(init::Init),
     Merge(merge::Merge),
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Bench(bench) => bench.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Generate(generate) => generate.run(),
         Command::Init(init) => init.run(),
         Command::Merge(merge) => merge.run(),

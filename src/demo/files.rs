@@ -123,24 +123,17 @@ impl World {
         whole.commit()
     }
 
-    /// Every sentence of the files once more: what a tokenizer is trained on.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for caption in &self.captions {
-            for key in ["prompt", "response"] {
-                text.push_str(caption[key].as_str().unwrap_or_default());
-                text.push('\n');
-            }
-        }
-        for example in &self.train {
-            text.push_str(&example.question.text());
-            text.push('\n');
-            for answer in &example.answers {
-                text.push_str(&answer.text);
-                text.push('\n');
-            }
-        }
-        text
+    /// Every sentence of the training files: what a tokenizer is trained on.
+    pub fn text(&self) -> Vec<String> {
+        let said =
+            |caption: &Value, key: &str| caption[key].as_str().unwrap_or_default().to_string();
+        let captions = self.captions.iter();
+        let captions = captions.flat_map(|c| [said(c, "prompt"), said(c, "response")]);
+        let answers = self.train.iter().flat_map(|example| {
+            let texts = example.answers.iter().map(|answer| answer.text.clone());
+            texts.chain([example.question.text()])
+        });
+        captions.chain(answers).collect()
     }
 
     fn pictures(&self) -> Vec<(String, &Pixels)> {
@@ -167,6 +160,12 @@ impl Example {
             claims.iter().zip(question.grades()).map(&mut said).collect();
         answers.shuffle(rng);
         Example { image, pixels, arrangement, question, answers }
+    }
+
+    /// The judge: how many of the facts stated in `answer` are wrong; `None` when it does not
+    /// state exactly what was asked.
+    pub fn wrong_facts(&self, answer: &str) -> Option<usize> {
+        self.question.wrong_facts(&self.arrangement, answer)
     }
 
     /// As a VLFeedback record. Ratings are strings, as there.

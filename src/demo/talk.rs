@@ -1,11 +1,13 @@
 //! What is said about a picture: questions, answers with a chosen number of wrong facts, captions,
 //! and the judge that reads an answer back into facts.
 //!
-//! A question asks for the colours in one or two cells and for the number of objects. An answer
-//! states those facts in one of three wordings; the wording says nothing about its truth. A wrong
-//! colour is usually that of another object of the picture, a wrong number the other one of two
-//! and three. Colours, cells and numbers are drawn symmetrically, so that without the picture a
-//! true answer is exactly as likely as a false one.
+//! A question names one or two cells and, for each, two colours to choose from; and it asks for the
+//! number of objects. An answer states those facts in one of three wordings, which say nothing about
+//! its truth. The false colour is usually that of another object of the picture, the false number
+//! the other one of two and three. Every fact is right in half of a record's four answers, and
+//! everything is drawn symmetrically: without the picture a true answer is exactly as likely as a
+//! false one, and a model that has learned from answers drawn at random has no reason to prefer
+//! either.
 
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
@@ -14,8 +16,10 @@ use super::world::{Arrangement, Cell, Colour};
 
 /// Wordings of each kind of sentence.
 pub const WORDINGS: usize = 3;
-/// How often a wrong colour is that of another object of the picture, where one is free.
+/// How often a false colour is that of another object of the picture, where one is free.
 const CONFUSED: f64 = 0.75;
+/// How often a question names two cells.
+const TWO_CELLS: f64 = 0.6;
 
 /// The facts of an answer or a caption.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +31,16 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// In words: wording `0..WORDINGS`.
+    /// In words: wording `0..WORDINGS`. The colour follows its cell at once: what a small decoder
+    /// learns first is to look up the word it just said.
     pub fn text(&self, wording: usize) -> String {
         let number = number_word(self.count);
-        let list = |between: &str| -> Vec<String> {
-            let one = |&(cell, colour): &(Cell, Colour)| {
-                format!("{}{between}{}", cell.word(), colour.word())
-            };
-            self.objects.iter().map(one).collect()
-        };
+        let one = |&(cell, colour): &(Cell, Colour)| format!("{} {}", cell.word(), colour.word());
+        let objects: Vec<String> = self.objects.iter().map(one).collect();
         match wording {
-            0 => format!("The {}, {number} in all.", list(" one is ").join(", the ")),
-            1 => format!("I see {number} objects: {}.", list(" ").join(", ")),
-            _ => format!("In the {}. I count {number}.", list(" is ").join(", in the ")),
+            0 => format!("I see {number} objects: {}.", objects.join(", ")),
+            1 => format!("Found: {}; {number} in all.", objects.join(", ")),
+            _ => format!("It shows {}. I count {number}.", objects.join(" and ")),
         }
     }
 
@@ -76,6 +77,10 @@ fn number_word(count: usize) -> &'static str {
 pub struct Question {
     /// The cells asked about: one or two, each holding an object.
     pub cells: Vec<Cell>,
+    /// The true and a false colour of each.
+    pub colours: Vec<[Colour; 2]>,
+    /// Whether the false colour is named first.
+    pub is_false_first: Vec<bool>,
     /// Which wording.
     pub wording: usize,
 }
@@ -83,27 +88,55 @@ pub struct Question {
 impl Question {
     /// A random question about `arrangement`.
     pub fn draw(arrangement: &Arrangement, rng: &mut impl Rng) -> Question {
-        let mut cells: Vec<Cell> = arrangement.iter().map(|&(cell, _)| cell).collect();
-        cells.shuffle(rng);
-        cells.truncate(rng.random_range(1..=2));
-        Question { cells, wording: rng.random_range(0..WORDINGS) }
+        let mut objects = arrangement.clone();
+        objects.shuffle(rng);
+        objects.truncate(if rng.random_bool(TWO_CELLS) { 2 } else { 1 });
+        let present = |colour: &Colour| arrangement.iter().any(|object| object.1 == *colour);
+        // No colour is named twice.
+        let mut named: Vec<Colour> = objects.iter().map(|object| object.1).collect();
+        let mut colours = vec![];
+        for &(_, truth) in &objects {
+            let free = Colour::ALL.into_iter().filter(|colour| !named.contains(colour));
+            let (inside, outside): (Vec<Colour>, Vec<Colour>) = free.partition(present);
+            let confused = outside.is_empty() || !inside.is_empty() && rng.random_bool(CONFUSED);
+            let side = if confused { &inside } else { &outside };
+            let untrue = side.choose(rng).copied().unwrap_or(truth);
+            named.push(untrue);
+            colours.push([truth, untrue]);
+        }
+        Question {
+            cells: objects.iter().map(|object| object.0).collect(),
+            is_false_first: colours.iter().map(|_| rng.random_bool(0.5)).collect(),
+            colours,
+            wording: rng.random_range(0..WORDINGS),
+        }
     }
 
     /// In words.
     pub fn text(&self) -> String {
-        let words: Vec<&str> = self.cells.iter().map(|cell| cell.word()).collect();
-        let place = words.join(" and the ");
+        let clause = |i: usize| {
+            let (cell, [truth, untrue]) = (self.cells[i].word(), self.colours[i].map(Colour::word));
+            let choice = match self.is_false_first[i] {
+                true => format!("{untrue} or {truth}"),
+                false => format!("{truth} or {untrue}"),
+            };
+            match self.wording {
+                0 => format!("{choice} in the {cell}"),
+                1 => format!("in the {cell}, {choice}"),
+                _ => format!("{cell} {choice}"),
+            }
+        };
+        let clauses: Vec<String> = (0..self.cells.len()).map(clause).collect();
         match self.wording {
-            0 => format!("What is in the {place}, and how many objects are there?"),
-            1 => format!("Name what is in the {place} and count the objects."),
-            _ => format!("Look at the {place}: which colour, and how many in all?"),
+            0 => format!("Is it {}? And how many in all?", clauses.join(" and ")),
+            1 => format!("What is {}? Count all objects too.", clauses.join(", and ")),
+            _ => format!("Choose: {}. How many are there?", clauses.join("; ")),
         }
     }
 
     /// The true answer.
     pub fn truth(&self, arrangement: &Arrangement) -> Claim {
-        let holds = |cell: &Cell| arrangement.iter().find(|object| object.0 == *cell).copied();
-        Claim { objects: self.cells.iter().filter_map(holds).collect(), count: arrangement.len() }
+        self.corrupted(arrangement, &[])
     }
 
     /// How many facts of each of the four answers are wrong, best first.
@@ -114,43 +147,23 @@ impl Question {
     /// Four answers with [`Question::grades`] wrong facts. Of two answers with one wrong fact one
     /// has the colour wrong and one the number, so that all four differ.
     pub fn answers(&self, arrangement: &Arrangement, rng: &mut impl Rng) -> [Claim; 4] {
-        let facts = self.cells.len() + 1;
-        let mut order: Vec<usize> = (0..facts).collect();
+        let mut order: Vec<usize> = (0..=self.cells.len()).collect();
         order.shuffle(rng);
-        std::array::from_fn(|i| {
-            let wrong = match (self.grades()[i], i) {
-                (1, 2) => order[1..].to_vec(),
-                (grade, _) => order[..grade].to_vec(),
-            };
-            self.corrupted(arrangement, &wrong, rng)
+        std::array::from_fn(|i| match (self.grades()[i], i) {
+            (1, 2) => self.corrupted(arrangement, &order[1..]),
+            (grade, _) => self.corrupted(arrangement, &order[..grade]),
         })
     }
 
     /// The true answer with the facts of these indices made wrong; the last is the number.
-    fn corrupted(&self, arrangement: &Arrangement, wrong: &[usize], rng: &mut impl Rng) -> Claim {
-        let mut claim = self.truth(arrangement);
-        let present = |colour: &Colour| arrangement.iter().any(|object| object.1 == *colour);
-        let mut taken: Vec<Colour> = (0..claim.objects.len())
-            .filter(|i| !wrong.contains(i))
-            .map(|i| claim.objects[i].1)
-            .collect();
-        for i in 0..claim.objects.len() {
-            if !wrong.contains(&i) {
-                continue;
-            }
-            let truth = claim.objects[i].1;
-            let mut free = Colour::ALL.to_vec();
-            free.retain(|colour| *colour != truth && !taken.contains(colour));
-            let (inside, outside): (Vec<Colour>, Vec<Colour>) = free.into_iter().partition(present);
-            let confused = outside.is_empty() || !inside.is_empty() && rng.random_bool(CONFUSED);
-            let side = if confused { &inside } else { &outside };
-            claim.objects[i].1 = side.choose(rng).copied().unwrap_or(truth);
-            taken.push(claim.objects[i].1);
+    fn corrupted(&self, arrangement: &Arrangement, wrong: &[usize]) -> Claim {
+        let told = |i: usize| self.colours[i][usize::from(wrong.contains(&i))];
+        let is_count_wrong = wrong.contains(&self.cells.len());
+        let count = arrangement.len();
+        Claim {
+            objects: self.cells.iter().copied().zip((0..self.cells.len()).map(told)).collect(),
+            count: if is_count_wrong { 5 - count } else { count },
         }
-        if wrong.contains(&claim.objects.len()) {
-            claim.count = 5 - claim.count;
-        }
-        claim
     }
 
     /// The judge: how many of the facts stated in `answer` are wrong. `None` when it does not
@@ -224,18 +237,26 @@ mod tests {
     fn the_judge_wants_exactly_what_was_asked() {
         let [northwest, northeast, ..] = Cell::ALL;
         let arrangement = vec![(northwest, Colour::Red), (northeast, Colour::Blue)];
-        let one = Question { cells: vec![northwest], wording: 0 };
-        let two = Question { cells: vec![northeast, northwest], wording: 0 };
+        let of = |cells: Vec<Cell>, colours: Vec<[Colour; 2]>| Question {
+            is_false_first: vec![true; cells.len()],
+            cells,
+            colours,
+            wording: 0,
+        };
+        let (red, blue) = ([Colour::Red, Colour::Green], [Colour::Blue, Colour::Purple]);
+        let one = of(vec![northwest], vec![red]);
+        let two = of(vec![northeast, northwest], vec![blue, red]);
+        assert_eq!(one.text(), "Is it green or red in the northwest? And how many in all?");
         let judged =
             |text| (one.wrong_facts(&arrangement, text), two.wrong_facts(&arrangement, text));
-        assert_eq!(judged("The northwest one is red, two in all."), (Some(0), None));
-        assert_eq!(judged("The northwest one is blue, three in all."), (Some(2), None));
+        assert_eq!(judged("Found: northwest red; two in all."), (Some(0), None));
+        assert_eq!(judged("I see three objects: northwest blue."), (Some(2), None));
         assert_eq!(judged("northwest red, northeast blue, two"), (None, Some(0)));
         assert_eq!(judged("northwest blue, northeast red, two"), (None, Some(2)));
         for garbled in [
             "",
-            "The northwest one is red.",
-            "The northwest one is, two in all.",
+            "It shows northwest red.",
+            "Found: northwest; two in all.",
             "red, two in all",
             "northwest red red, two",
             "northwest northeast red, two",
@@ -247,27 +268,47 @@ mod tests {
         }
     }
 
-    /// Over many records: every value is as frequent in the best answer as in the worst, alone and
-    /// jointly with the number.
+    /// Whatever is preferred without looking (a colour, a number, the colour named first), it is
+    /// right in half of the pairs.
     #[test]
     fn nothing_but_the_picture_tells_a_true_answer() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let split = Split::draw(&mut rng);
-        let mut seen = std::collections::BTreeMap::<(Colour, usize), [f64; 4]>::new();
-        let records = 20_000;
-        for _ in 0..records {
+        type Preference = Box<dyn Fn(&Question, &Claim) -> f64>;
+        let mut blind: Vec<(String, Preference)> = vec![
+            ("two".into(), Box::new(|_, claim| f64::from(claim.count == 2))),
+            (
+                "named first".into(),
+                Box::new(|question, claim| {
+                    let first = question.colours[0][usize::from(question.is_false_first[0])];
+                    f64::from(claim.objects[0].1 == first)
+                }),
+            ),
+        ];
+        for colour in Colour::ALL {
+            let says = move |_: &Question, claim: &Claim| {
+                claim.objects.iter().filter(|object| object.1 == colour).count() as f64
+            };
+            blind.push((format!("{colour:?}"), Box::new(says)));
+        }
+        let (mut right, mut pairs) = (vec![0.0; blind.len()], 0.0);
+        for _ in 0..20_000 {
             let arrangement = split.train.draw(&mut rng);
             let question = Question::draw(&arrangement, &mut rng);
-            for (i, claim) in question.answers(&arrangement, &mut rng).iter().enumerate() {
-                seen.entry((claim.objects[0].1, claim.count)).or_default()[i] += 1.0;
+            let (answers, grades) = (question.answers(&arrangement, &mut rng), question.grades());
+            for (i, j) in (0..4).flat_map(|i| (0..4).map(move |j| (i, j))) {
+                if grades[i] < grades[j] {
+                    pairs += 1.0;
+                    for (right, (_, prefers)) in right.iter_mut().zip(&blind) {
+                        let gain =
+                            prefers(&question, &answers[i]) - prefers(&question, &answers[j]);
+                        *right += 0.5 + 0.5 * gain.signum() * f64::from(gain != 0.0);
+                    }
+                }
             }
         }
-        assert_eq!(seen.len(), 10);
-        for (value, times) in seen {
-            for i in 0..4 {
-                let share = times[i] / records as f64;
-                assert!((share - 0.1).abs() < 0.02, "{value:?}, answer {i}: {share}");
-            }
+        for (right, (name, _)) in right.iter().zip(&blind) {
+            assert!((right / pairs - 0.5).abs() < 0.01, "{name}: {}", right / pairs);
         }
     }
 }

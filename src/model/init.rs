@@ -76,9 +76,9 @@ impl Preset {
                 set(&mut config["visual"], &sizes);
             }
             Preset::Tiny => {
-                set(&mut config, &[("hidden_size", 64), ("num_attention_heads", 2)]);
+                set(&mut config, &[("hidden_size", 64), ("num_attention_heads", 4)]);
                 set(&mut config, &[("num_hidden_layers", 2), ("intermediate_size", 352)]);
-                set(&mut config, &[("kv_channels", 32)]);
+                set(&mut config, &[("kv_channels", 16)]);
                 let sizes = [("width", 64), ("layers", 1), ("heads", 4), ("output_dim", 64)];
                 set(&mut config["visual"], &sizes);
                 set(&mut config["visual"], &[("image_size", 56), ("n_queries", 16)]);
@@ -180,11 +180,12 @@ impl Scales {
         }
     }
 
-    /// For a model this small to learn in a minute: signals of size 1 from the first step, and
-    /// positions that it need not find out.
+    /// For a model this small to learn in a minute: a small embedding, which AdamW's steps of fixed
+    /// size can turn soon; all other signals of size 1 from the first step; and positions that it
+    /// need not find out.
     pub fn demo() -> Self {
         Scales {
-            embedding: 0.5,
+            embedding: 0.02,
             head: 0.05,
             decoder: Spread::FanIn(1.0),
             residual: 0.5,
@@ -192,9 +193,9 @@ impl Scales {
             resampler: Spread::FanIn(1.0),
             resampler_identity: 1.5,
             query: 0.02,
-            vision_sin_cos: 0.5,
+            vision_sin_cos: 1.0,
             vision_position: 0.0,
-            resampler_sin_cos: 0.5,
+            resampler_sin_cos: 1.0,
         }
     }
 }
