@@ -21,8 +21,10 @@ use crate::error::{Error, Result};
 pub mod names {
     /// Every picture, as PNG.
     pub const PICTURES: &str = "pictures.zip";
-    /// SFT JSONL: captions of the training pictures, first in fixed order, then shuffled.
+    /// SFT JSONL: captions of the training pictures, cells in their fixed order.
     pub const CAPTIONS: &str = "captions.jsonl";
+    /// SFT JSONL: captions of the training pictures, cells in any order.
+    pub const SHUFFLED: &str = "captions-shuffled.jsonl";
     /// VLFeedback records on the training pictures.
     pub const TRAIN: &str = "preferences.jsonl";
     /// VLFeedback records on pictures of held-out arrangements.
@@ -72,7 +74,9 @@ pub struct World {
     pub train: Vec<Example>,
     /// Pictures of arrangements never seen in training.
     pub held_out: Vec<Example>,
+    /// The first `ordered` name cells in their fixed order.
     captions: Vec<Value>,
+    ordered: usize,
     blanks: Vec<Pixels>,
 }
 
@@ -100,7 +104,13 @@ impl World {
                 "response": talk::caption(&example.arrangement, is_shuffled, &mut rng),
             })
         });
-        World { captions: captions.collect(), train, held_out, blanks }
+        World {
+            captions: captions.collect(),
+            ordered: sizes.ordered_captions,
+            train,
+            held_out,
+            blanks,
+        }
     }
 
     /// Writes the files into the new folder `folder`, which appears whole or not at all.
@@ -115,7 +125,9 @@ impl World {
                     .map_err(|e| Error::io(&path, "write", e))
             })
         };
-        lines(names::CAPTIONS, self.captions.clone())?;
+        let (ordered, shuffled) = self.captions.split_at(self.ordered);
+        lines(names::CAPTIONS, ordered.to_vec())?;
+        lines(names::SHUFFLED, shuffled.to_vec())?;
         lines(names::TRAIN, self.train.iter().map(|e| e.record(&e.image)).collect())?;
         lines(names::HELD_OUT, self.held_out.iter().map(|e| e.record(&e.image)).collect())?;
         let blank = |(i, e): (usize, &Example)| e.record(&blank_name(i));

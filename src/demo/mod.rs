@@ -5,11 +5,12 @@
 //! demo's folder and is skipped when it is there already.
 //!
 //! ```text
-//! world/      pictures.zip, captions.jsonl, preferences.jsonl, held-out.jsonl, blank.jsonl
+//! world/      pictures.zip, captions*.jsonl, preferences.jsonl, held-out.jsonl, blank.jsonl
 //! model/      a tiny Qwen-VL with random weights, its tokenizer trained on the world's text
-//! shards/     the four record files, prepared
+//! shards/     the record files, prepared
 //! captions/   all parameters, captions
-//! answers/    all parameters, answers drawn at random: sees and speaks, prefers nothing
+//! answers/    all parameters, more captions, and answers drawn at random: sees, speaks, prefers
+//!             nothing
 //! align/      the adapter that preference distillation trains on it
 //! *.toml      the settings of the training runs; settings.json, results.json, report.html
 //! ```
@@ -29,7 +30,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::files::{World, names};
+use self::files::{Example, World, names};
 use self::measure::{Scores, Subject};
 use self::recipe::{ALIGN, ANSWERS, CAPTIONS, NLL_ALONE, Phase, Recipe, WITHOUT_NLL};
 use self::report::{Plot, Report, Sample};
@@ -99,22 +100,37 @@ pub fn run(options: &Options, stop: &dyn Fn() -> bool, progress: &mut Sink<'_>) 
     let mut demo = Demo::open(options, stop, progress)?;
     let world = demo.world()?;
     let model = demo.model(&world)?;
-    for name in [names::CAPTIONS, names::TRAIN, names::HELD_OUT, names::BLANK] {
-        demo.shards(name, &model)?;
-    }
-    let seeing = demo.train(CAPTIONS, names::CAPTIONS, &model)?.join("model");
-    let base = demo.train(ANSWERS, names::TRAIN, &seeing)?.join("model");
-    let before = demo.measure("before", &base, None, &world)?;
-    let adapter = demo.train(ALIGN, names::TRAIN, &base)?.join("adapter");
-    let after = demo.measure("after", &base, Some(adapter), &world)?;
+    let captions = demo.shards("captions", &[names::CAPTIONS], &model)?;
+    let mixture = demo.shards("answers", &[names::TRAIN, names::SHUFFLED], &model)?;
+    let preferences = demo.shards("preferences", &[names::TRAIN], &model)?;
+    let test = HeldOut {
+        records: demo.shards("held-out", &[names::HELD_OUT], &model)?,
+        blank: demo.shards("blank", &[names::BLANK], &model)?,
+        asked: &world.held_out[..options.recipe.answered.min(world.held_out.len())],
+    };
+    let seeing = demo.train(CAPTIONS, &captions, &model)?.join("model");
+    let base = demo.train(ANSWERS, &mixture, &seeing)?.join("model");
+    let before = demo.measure("before", &base, None, &test)?;
+    let adapter = demo.train(ALIGN, &preferences, &base)?.join("adapter");
+    let after = demo.measure("after", &base, Some(adapter), &test)?;
     let mut measured = vec![("before", before), ("after", after)];
     if options.controls {
         for (phase, name) in [(WITHOUT_NLL, "without the NLL term"), (NLL_ALONE, "NLL alone")] {
-            let adapter = demo.train(phase, names::TRAIN, &base)?.join("adapter");
-            measured.push((name, demo.measure(phase.name, &base, Some(adapter), &world)?));
+            let adapter = demo.train(phase, &preferences, &base)?.join("adapter");
+            measured.push((name, demo.measure(phase.name, &base, Some(adapter), &test)?));
         }
     }
     demo.report(&world, &measured)
+}
+
+/// What models are measured on.
+struct HeldOut<'a> {
+    /// Shards of the held-out records.
+    records: PathBuf,
+    /// Shards of the same records with blank pictures.
+    blank: PathBuf,
+    /// The pictures and questions to answer greedily.
+    asked: &'a [Example],
 }
 
 /// Scores and greedy answers of one model.
@@ -252,29 +268,26 @@ impl<'a> Demo<'a> {
         Ok(folder)
     }
 
-    /// The shards of a record file, under its name.
-    fn shards_of(&self, name: &str) -> PathBuf {
-        self.path("shards").join(name.trim_end_matches(".jsonl"))
-    }
-
-    fn shards(&mut self, name: &str, model: &Path) -> Result<()> {
-        let (world, out) = (self.path("world"), self.shards_of(name));
-        let (records, zip) = (world.join(name), world.join(names::PICTURES));
+    /// Shards of some of the world's record files; their folder.
+    fn shards(&mut self, name: &str, files: &[&str], model: &Path) -> Result<PathBuf> {
+        let (world, out) = (self.path("world"), self.path("shards").join(name));
+        let records: Vec<PathBuf> = files.iter().map(|file| world.join(file)).collect();
+        let zip = world.join(names::PICTURES);
+        let listed: Vec<String> = records.iter().map(|path| path.display().to_string()).collect();
         let command = format!(
             "silkie prepare --records {} --images {} --model {} --out {}",
-            records.display(),
+            listed.join(" "),
             zip.display(),
             model.display(),
             out.display()
         );
-        let stage = format!("prepare {}", name.trim_end_matches(".jsonl"));
-        let done = out.join(DONE);
+        let (stage, done) = (format!("prepare {name}"), out.join(DONE));
         self.stage(&stage, &command, &done, |demo| {
             let config = ModelConfig::read(model)?;
             let tokenizer = Tokenizer::open(model, config.visual.n_queries)?;
             let pictures = Pictures::open(&zip)?;
             let job = Job {
-                records: &[records],
+                records: &records,
                 pictures: Some(&pictures),
                 tokenizer: &tokenizer,
                 model,
@@ -291,12 +304,13 @@ impl<'a> Demo<'a> {
             })?;
             atomic::write_bytes(&done, b"")?;
             Ok(format!("{} records, {} pairs", summary.records, summary.pairs))
-        })
+        })?;
+        Ok(out)
     }
 
-    /// A training run from `model` on the shards of `records`; its folder.
-    fn train(&mut self, phase: Phase, records: &str, model: &Path) -> Result<PathBuf> {
-        let (out, data) = (self.path(phase.name), self.shards_of(records));
+    /// A training run from `model` on the shards `data`; its folder.
+    fn train(&mut self, phase: Phase, data: &Path, model: &Path) -> Result<PathBuf> {
+        let out = self.path(phase.name);
         let file = self.path(&format!("{}.toml", phase.name));
         let command = format!("silkie train --config {}", file.display());
         let stage = format!("train {}: {}", phase.name, phase.purpose);
@@ -307,7 +321,7 @@ impl<'a> Demo<'a> {
         };
         let done = out.join(DONE);
         self.stage(&stage, &command, &done, |demo| {
-            let toml = phase.file([model, &data, &out], steps, demo.options.seed)?;
+            let toml = phase.file([model, data, &out], steps, demo.options.seed)?;
             atomic::write_bytes(&file, toml.as_bytes())?;
             let resume = out.join("config.toml").exists();
             let progress = &mut demo.progress;
@@ -328,21 +342,25 @@ impl<'a> Demo<'a> {
         name: &str,
         model: &Path,
         adapter: Option<PathBuf>,
-        world: &World,
+        test: &HeldOut<'_>,
     ) -> Result<Measured> {
         let file = format!("measured-{name}.json");
-        let (held_out, blank) = (self.shards_of(names::HELD_OUT), self.shards_of(names::BLANK));
-        let command =
-            format!("silkie score --model {} --data {} …", model.display(), held_out.display());
+        let with = adapter.as_ref().map(|dir| format!(" --adapter {}", dir.display()));
+        let command = format!(
+            "silkie score --model {}{} --data {}",
+            model.display(),
+            with.unwrap_or_default(),
+            test.records.display()
+        );
         let path = self.path(&file);
         self.stage(&format!("measure {name}"), &command, &path, |demo| {
-            let subject = Subject { model, adapter, held_out: &held_out, blank: &blank };
-            let asked = &world.held_out[..demo.options.recipe.answered.min(world.held_out.len())];
-            let (mut done, total) = (0, (2 * world.held_out.len() + asked.len()) as u64);
+            let subject = Subject { model, adapter, held_out: &test.records, blank: &test.blank };
+            let mut done = 0;
+            let total = 2 * demo.options.recipe.sizes.held_out + test.asked.len();
             let progress = &mut demo.progress;
-            let (scores, answers) = subject.measure(asked, demo.stop, &mut || {
+            let (scores, answers) = subject.measure(test.asked, demo.stop, &mut || {
                 done += 1;
-                progress(Progress::Work(done, total));
+                progress(Progress::Work(done, total as u64));
             })?;
             demo.save(&file, &Measured { scores, answers })?;
             Ok(format!(

@@ -42,9 +42,10 @@ fn records_are_vlfeedback_and_every_picture_is_in_the_zip() {
             }
         }
     }
-    let captions = lines(folder.join(names::CAPTIONS));
-    assert_eq!(captions.len(), 45);
-    for caption in captions {
+    let [ordered, shuffled] =
+        [names::CAPTIONS, names::SHUFFLED].map(|name| lines(folder.join(name)));
+    assert_eq!((ordered.len(), shuffled.len()), (15, 30));
+    for caption in ordered.iter().chain(&shuffled) {
         zip.by_name(caption["image"].as_str().unwrap()).unwrap();
         assert!(!caption["prompt"].as_str().unwrap().is_empty());
         assert!(!caption["response"].as_str().unwrap().is_empty());
@@ -92,7 +93,14 @@ fn the_seed_decides_every_byte() {
         }
         fs::read(folder.join(file)).unwrap()
     };
-    for file in [names::CAPTIONS, names::TRAIN, names::HELD_OUT, names::BLANK, names::PICTURES] {
+    for file in [
+        names::CAPTIONS,
+        names::SHUFFLED,
+        names::TRAIN,
+        names::HELD_OUT,
+        names::BLANK,
+        names::PICTURES,
+    ] {
         assert_eq!(bytes(1, "a", file), bytes(1, "b", file), "{file}");
         assert_ne!(bytes(1, "a", file), bytes(2, "c", file), "{file}");
     }
