@@ -29,7 +29,10 @@ fn tiny() -> (ModelConfig, Init) {
 fn write_tiny(dir: &Path) {
     let (config, init) = tiny();
     let text = config.to_json();
-    let companions = |folder: &Path| Ok(std::fs::write(folder.join("config.json"), &text).unwrap());
+    let companions = |folder: &Path| {
+        std::fs::write(folder.join("config.json"), &text).unwrap();
+        Ok(())
+    };
     init.write(dir, DType::F32, SHARD_BYTES, companions, |_| Ok(())).unwrap();
 }
 
