@@ -39,7 +39,7 @@ impl Recipe {
             shuffled_captions: 2400,
             held_out: 300,
         },
-        steps: Steps { captions: 400, answers: 150, align: 240 },
+        steps: Steps { captions: 400, answers: 700, align: 500 },
         answered: 200,
     };
 
@@ -91,7 +91,7 @@ pub const ANSWERS: Phase = Phase {
 loss = "sft"
 sft-target = "random"
 batch-records = 16
-lr = 1e-3
+lr = 3e-3
 warmup-steps = 10
 min-lr-ratio = 0.2
 weight-decay = 0.0
@@ -113,7 +113,7 @@ loss = "sigmoid"
 beta = 0.1
 rpo-alpha = 1.0
 batch-records = 16
-lr = 3e-3
+lr = 5e-3
 warmup-steps = 10
 min-lr-ratio = 0.2
 weight-decay = 0.0

@@ -61,7 +61,7 @@ fn presets_have_the_sizes_they_promise() {
     assert_eq!((small.head_dim, small.visual.head_dim(), small.visual.patches()), (128, 104, 1024));
     assert_eq!((small.vocab_size, small.visual.n_queries, small.mlp_width()), (151_936, 256, 1408));
     let tiny = Preset::Tiny.config(&small_changes(DType::F32)).expect("valid");
-    assert_eq!((tiny.mlp_width(), tiny.head_dim, tiny.visual.patches()), (176, 32, 16));
+    assert_eq!((tiny.mlp_width(), tiny.head_dim, tiny.visual.patches()), (176, 16, 16));
     assert_eq!(
         (tiny.vocab_size, tiny.visual.image_start_id, tiny.visual.n_queries),
         (320, 300, 16)

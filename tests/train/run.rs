@@ -39,14 +39,14 @@ fn ranking(fixture: &Fixture, model: &str, adapter: Option<&str>) -> f64 {
 fn preferences_are_learned_and_held_out_records_agree() {
     let fixture = Fixture::new(20);
     let summary =
-        fixture.train("run", &quick("steps = 30\neval-every = 10\nheld-out = 0.2\n")).unwrap();
-    assert_eq!((summary.steps, summary.records, summary.held_out_records), (30, 16, 4));
+        fixture.train("run", &quick("steps = 60\neval-every = 20\nheld-out = 0.2\n")).unwrap();
+    assert_eq!((summary.steps, summary.records, summary.held_out_records), (60, 16, 4));
     assert_eq!(summary.skipped, 0);
     let (before, after) = (summary.before.unwrap(), summary.after.unwrap());
     assert!((before.loss - 2f64.ln()).abs() < 1e-4 && before.pairs == 12, "{before:?}");
-    assert!(after.accuracy > 0.95 && after.loss < 0.6, "{after:?}");
+    assert!(after.accuracy > 0.9 && after.loss < 0.6, "{after:?}");
     let steps = fixture.metrics("run", "train");
-    assert_eq!(steps.len(), 30);
+    assert_eq!(steps.len(), 60);
     assert_eq!(steps[0]["lr"], 0.0);
     assert_eq!(fixture.metrics("run", "evaluation").len(), 4);
     // The saved adapter is the policy that was evaluated.
@@ -109,9 +109,9 @@ fn every_loss_and_every_set_of_weights_trains() {
         assert!(loss_of(11) < loss_of(0), "{loss}: {} to {}", loss_of(0), loss_of(11));
     }
     let before = ranking(&fixture, "model", None);
-    for (set, target) in [("full", "random"), ("all", "all"), ("lora", "best")] {
+    for (set, target, steps) in [("full", "random", 12), ("all", "all", 12), ("lora", "best", 80)] {
         let toml = quick(&format!(
-            "steps = 12\nloss = 'sft'\nsft-target = '{target}'\ntrainable = '{set}'\n\
+            "steps = {steps}\nloss = 'sft'\nsft-target = '{target}'\ntrainable = '{set}'\n\
              batch-records = 4\nmax-grad-norm = 1.0\nlr-scale = ['conv1=0.3']\n"
         ));
         let summary = fixture.train(&format!("sft-{set}"), &toml).unwrap();
