@@ -34,6 +34,8 @@ macro_rules! resolved_value {
 macro_rules! settings {
     ($($(#[$attribute:meta])* $name:ident: $type:ty => [$($default:tt)+];)+) => {
         /// Settings as given: by flags or by a TOML file, where a key is a flag's name.
+        // In a flag's help "[64]" is its default, no link.
+        #[allow(rustdoc::broken_intra_doc_links)]
         #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
         #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
         pub struct Settings {

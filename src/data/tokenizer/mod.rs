@@ -5,8 +5,8 @@
 //! name as ids 0..255, then `<imgpad>`) and the image end; what remains is cut into words by
 //! Qwen's pattern and encoded by byte-level BPE. Source: the public `tokenization_qwen.py`.
 //!
-//! Two files hold such a vocabulary: `qwen.tiktoken` ([`tiktoken`], special tokens implied) and
-//! a Hugging Face `tokenizer.json` ([`json`]), which [`train`] also writes.
+//! Two files hold such a vocabulary: `qwen.tiktoken` (`tiktoken`, special tokens implied) and
+//! a Hugging Face `tokenizer.json` (`json`), which [`train`] also writes.
 
 mod bytes;
 mod json;

@@ -1,4 +1,4 @@
-//! Reader of `pytorch_model.bin`: a zip of stored entries, `ROOT/data.pkl` (see [`super::pickle`])
+//! Reader of `pytorch_model.bin`: a zip of stored entries, `ROOT/data.pkl` (see `super::pickle`)
 //! and one `ROOT/data/KEY` of raw elements per storage. Tensors are mapped where they lie.
 
 use std::io::{Cursor, Read};
