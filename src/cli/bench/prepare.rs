@@ -34,7 +34,7 @@ pub struct Prepare {
     /// Model folder: config.json and tokenizer
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder for the shards, which are removed [default: the system's temporary folder]
+    /// Folder for the shards, which are removed, by default where the system puts temporary files
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
     /// Threads
