@@ -8,6 +8,7 @@
 //! between; an axis that already has its length is skipped. Equal to Pillow byte for byte.
 
 use super::Rgb;
+// The one thing data takes from device: a way to run a loop with the widest vectors there are.
 use crate::device::cpu::simd;
 
 /// Fractional bits of a weight: 8 bits of pixel and 2 of head room fill 32.
