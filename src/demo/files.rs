@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::talk::{self, Claim, Question, WORDINGS};
-use super::world::{Arrangement, IMAGE_SIZE, Pixels, Split, paint};
+use super::world::{Arrangement, IMAGE_SIZE, Pixels, Pool, Split, paint};
 use crate::data::atomic;
 use crate::error::{Error, Result};
 
@@ -21,10 +21,8 @@ use crate::error::{Error, Result};
 pub mod names {
     /// Every picture, as PNG.
     pub const PICTURES: &str = "pictures.zip";
-    /// SFT JSONL: captions of the training pictures, cells in their fixed order.
+    /// SFT JSONL: a caption of every training picture.
     pub const CAPTIONS: &str = "captions.jsonl";
-    /// SFT JSONL: captions of the training pictures, cells in any order.
-    pub const SHUFFLED: &str = "captions-shuffled.jsonl";
     /// VLFeedback records on the training pictures.
     pub const TRAIN: &str = "preferences.jsonl";
     /// VLFeedback records on pictures of held-out arrangements.
@@ -36,12 +34,10 @@ pub mod names {
 /// How much of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Sizes {
-    /// Training pictures, each with one record.
+    /// Training pictures, each with one caption.
     pub pictures: usize,
-    /// Captions with the cells in their fixed order.
-    pub ordered_captions: usize,
-    /// Captions with the cells shuffled.
-    pub shuffled_captions: usize,
+    /// Questions about every training picture, each a record.
+    pub questions: usize,
     /// Held-out pictures, each with one record; as many blank ones.
     pub held_out: usize,
 }
@@ -70,13 +66,11 @@ pub struct Answer {
 
 /// Everything the files say.
 pub struct World {
-    /// Pictures of arrangements to learn from.
+    /// Questions about arrangements to learn from; all about one picture stand together.
     pub train: Vec<Example>,
-    /// Pictures of arrangements never seen in training.
+    /// Questions about arrangements never seen in training.
     pub held_out: Vec<Example>,
-    /// The first `ordered` name cells in their fixed order.
     captions: Vec<Value>,
-    ordered: usize,
     blanks: Vec<Pixels>,
 }
 
@@ -85,32 +79,29 @@ impl World {
     pub fn make(seed: u64, sizes: &Sizes) -> World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let split = Split::draw(&mut rng);
-        let mut examples =
-            |pool: &super::world::Pool, folder: &str, count: usize| -> Vec<Example> {
-                let name = |i| format!("{folder}/{i:05}.png");
-                (0..count).map(|i| Example::draw(name(i), pool.draw(&mut rng), &mut rng)).collect()
-            };
-        let train = examples(&split.train, "train", sizes.pictures);
-        let held_out = examples(&split.held_out, "held-out", sizes.held_out);
+        let mut examples = |pool: &Pool, folder: &str, pictures: usize, questions: usize| {
+            let mut examples = Vec::with_capacity(pictures * questions);
+            for i in 0..pictures {
+                let arrangement = pool.draw(&mut rng);
+                let pixels = paint(&arrangement, &mut rng);
+                for _ in 0..questions {
+                    let (image, pixels) = (format!("{folder}/{i:05}.png"), pixels.clone());
+                    examples.push(Example::draw(image, pixels, arrangement.clone(), &mut rng));
+                }
+            }
+            examples
+        };
+        let train = examples(&split.train, "train", sizes.pictures, sizes.questions);
+        let held_out = examples(&split.held_out, "held-out", sizes.held_out, 1);
         let blanks = (0..sizes.held_out).map(|_| paint(&[], &mut rng)).collect();
-        let total =
-            if train.is_empty() { 0 } else { sizes.ordered_captions + sizes.shuffled_captions };
-        let captions = (0..total).map(|i| {
-            let example = &train[i % train.len()];
-            let is_shuffled = i >= sizes.ordered_captions;
+        let captions = distinct(&train).map(|example| {
             json!({
                 "prompt": talk::caption_request(rng.random_range(0..WORDINGS)),
                 "image": example.image,
-                "response": talk::caption(&example.arrangement, is_shuffled, &mut rng),
+                "response": talk::caption(&example.arrangement),
             })
         });
-        World {
-            captions: captions.collect(),
-            ordered: sizes.ordered_captions,
-            train,
-            held_out,
-            blanks,
-        }
+        World { captions: captions.collect(), train, held_out, blanks }
     }
 
     /// Writes the files into the new folder `folder`, which appears whole or not at all.
@@ -125,9 +116,7 @@ impl World {
                     .map_err(|e| Error::io(&path, "write", e))
             })
         };
-        let (ordered, shuffled) = self.captions.split_at(self.ordered);
-        lines(names::CAPTIONS, ordered.to_vec())?;
-        lines(names::SHUFFLED, shuffled.to_vec())?;
+        lines(names::CAPTIONS, self.captions.clone())?;
         lines(names::TRAIN, self.train.iter().map(|e| e.record(&e.image)).collect())?;
         lines(names::HELD_OUT, self.held_out.iter().map(|e| e.record(&e.image)).collect())?;
         let blank = |(i, e): (usize, &Example)| e.record(&blank_name(i));
@@ -150,9 +139,14 @@ impl World {
 
     fn pictures(&self) -> Vec<(String, &Pixels)> {
         let blanks = self.blanks.iter().enumerate().map(|(i, pixels)| (blank_name(i), pixels));
-        let seen = self.train.iter().chain(&self.held_out).map(|e| (e.image.clone(), &e.pixels));
-        seen.chain(blanks).collect()
+        let seen = distinct(&self.train).chain(&self.held_out);
+        seen.map(|example| (example.image.clone(), &example.pixels)).chain(blanks).collect()
     }
+}
+
+/// The first of the examples of every picture.
+fn distinct(examples: &[Example]) -> impl Iterator<Item = &Example> {
+    examples.chunk_by(|a, b| a.image == b.image).map(|same| &same[0])
 }
 
 fn blank_name(i: usize) -> String {
@@ -160,8 +154,12 @@ fn blank_name(i: usize) -> String {
 }
 
 impl Example {
-    fn draw(image: String, arrangement: Arrangement, rng: &mut impl Rng) -> Example {
-        let pixels = paint(&arrangement, rng);
+    fn draw(
+        image: String,
+        pixels: Pixels,
+        arrangement: Arrangement,
+        rng: &mut impl Rng,
+    ) -> Example {
         let question = Question::draw(&arrangement, rng);
         let claims = question.answers(&arrangement, rng);
         let mut said = |(claim, wrong): (&Claim, usize)| Answer {

@@ -5,12 +5,11 @@
 //! demo's folder and is skipped when it is there already.
 //!
 //! ```text
-//! world/      pictures.zip, captions*.jsonl, preferences.jsonl, held-out.jsonl, blank.jsonl
+//! world/      pictures.zip, captions.jsonl, preferences.jsonl, held-out.jsonl, blank.jsonl
 //! model/      a tiny Qwen-VL with random weights, its tokenizer trained on the world's text
 //! shards/     the record files, prepared
 //! captions/   all parameters, captions
-//! answers/    all parameters, more captions, and answers drawn at random: sees, speaks, prefers
-//!             nothing
+//! answers/    all parameters, answers drawn at random: sees, speaks, prefers nothing
 //! align/      the adapter that preference distillation trains on it
 //! *.toml      the settings of the training runs; settings.json, results.json, report.html
 //! ```
@@ -100,16 +99,15 @@ pub fn run(options: &Options, stop: &dyn Fn() -> bool, progress: &mut Sink<'_>) 
     let mut demo = Demo::open(options, stop, progress)?;
     let world = demo.world()?;
     let model = demo.model(&world)?;
-    let captions = demo.shards("captions", &[names::CAPTIONS], &model)?;
-    let mixture = demo.shards("answers", &[names::TRAIN, names::SHUFFLED], &model)?;
-    let preferences = demo.shards("preferences", &[names::TRAIN], &model)?;
+    let captions = demo.shards("captions", names::CAPTIONS, &model)?;
+    let preferences = demo.shards("preferences", names::TRAIN, &model)?;
     let test = HeldOut {
-        records: demo.shards("held-out", &[names::HELD_OUT], &model)?,
-        blank: demo.shards("blank", &[names::BLANK], &model)?,
+        records: demo.shards("held-out", names::HELD_OUT, &model)?,
+        blank: demo.shards("blank", names::BLANK, &model)?,
         asked: &world.held_out[..options.recipe.answered.min(world.held_out.len())],
     };
     let seeing = demo.train(CAPTIONS, &captions, &model)?.join("model");
-    let base = demo.train(ANSWERS, &mixture, &seeing)?.join("model");
+    let base = demo.train(ANSWERS, &preferences, &seeing)?.join("model");
     let before = demo.measure("before", &base, None, &test)?;
     let adapter = demo.train(ALIGN, &preferences, &base)?.join("adapter");
     let after = demo.measure("after", &base, Some(adapter), &test)?;
@@ -248,8 +246,8 @@ impl<'a> Demo<'a> {
             Ok(format!(
                 "{} pictures, {} captions, {} records; {} records held out",
                 sizes.pictures,
-                sizes.ordered_captions + sizes.shuffled_captions,
                 sizes.pictures,
+                sizes.pictures * sizes.questions,
                 sizes.held_out
             ))
         })?;
@@ -268,15 +266,13 @@ impl<'a> Demo<'a> {
         Ok(folder)
     }
 
-    /// Shards of some of the world's record files; their folder.
-    fn shards(&mut self, name: &str, files: &[&str], model: &Path) -> Result<PathBuf> {
+    /// Shards of one of the world's record files; their folder.
+    fn shards(&mut self, name: &str, file: &str, model: &Path) -> Result<PathBuf> {
         let (world, out) = (self.path("world"), self.path("shards").join(name));
-        let records: Vec<PathBuf> = files.iter().map(|file| world.join(file)).collect();
-        let zip = world.join(names::PICTURES);
-        let listed: Vec<String> = records.iter().map(|path| path.display().to_string()).collect();
+        let (records, zip) = (world.join(file), world.join(names::PICTURES));
         let command = format!(
             "silkie prepare --records {} --images {} --model {} --out {}",
-            listed.join(" "),
+            records.display(),
             zip.display(),
             model.display(),
             out.display()
@@ -287,7 +283,7 @@ impl<'a> Demo<'a> {
             let tokenizer = Tokenizer::open(model, config.visual.n_queries)?;
             let pictures = Pictures::open(&zip)?;
             let job = Job {
-                records: &records,
+                records: std::slice::from_ref(&records),
                 pictures: Some(&pictures),
                 tokenizer: &tokenizer,
                 model,

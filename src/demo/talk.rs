@@ -1,10 +1,10 @@
 //! What is said about a picture: questions, answers with a chosen number of wrong facts, captions,
 //! and the judge that reads an answer back into facts.
 //!
-//! A question names one or two cells and, for each, two colours to choose from; and it asks for the
-//! number of objects. An answer states those facts in one of three wordings, which say nothing about
-//! its truth. The false colour is usually that of another object of the picture, the false number
-//! the other one of two and three. Every fact is right in half of a record's four answers, and
+//! A question names one or two cells and two colours to choose from; and it asks for the number of
+//! objects. An answer states those facts in one of three wordings, which say nothing about its
+//! truth. The false colour is the other of the two, usually that of another object of the picture;
+//! the false number the other one of two and three. Every fact is right in half of a record's four answers, and
 //! everything is drawn symmetrically: without the picture a true answer is exactly as likely as a
 //! false one, and a model that has learned from answers drawn at random has no reason to prefer
 //! either.
@@ -16,7 +16,7 @@ use super::world::{Arrangement, Cell, Colour};
 
 /// Wordings of each kind of sentence.
 pub const WORDINGS: usize = 3;
-/// How often a false colour is that of another object of the picture, where one is free.
+/// How often the second colour of a question about one cell is that of another object.
 const CONFUSED: f64 = 0.75;
 /// How often a question names two cells.
 const TWO_CELLS: f64 = 0.6;
@@ -77,10 +77,8 @@ fn number_word(count: usize) -> &'static str {
 pub struct Question {
     /// The cells asked about: one or two, each holding an object.
     pub cells: Vec<Cell>,
-    /// The true and a false colour of each.
-    pub colours: Vec<[Colour; 2]>,
-    /// Whether the false colour is named first.
-    pub is_false_first: Vec<bool>,
+    /// The colours to choose from, in the order named: of two cells their own two.
+    pub choice: [Colour; 2],
     /// Which wording.
     pub wording: usize,
 }
@@ -90,47 +88,30 @@ impl Question {
     pub fn draw(arrangement: &Arrangement, rng: &mut impl Rng) -> Question {
         let mut objects = arrangement.clone();
         objects.shuffle(rng);
-        objects.truncate(if rng.random_bool(TWO_CELLS) { 2 } else { 1 });
-        let present = |colour: &Colour| arrangement.iter().any(|object| object.1 == *colour);
-        // No colour is named twice.
-        let mut named: Vec<Colour> = objects.iter().map(|object| object.1).collect();
-        let mut colours = vec![];
-        for &(_, truth) in &objects {
-            let free = Colour::ALL.into_iter().filter(|colour| !named.contains(colour));
-            let (inside, outside): (Vec<Colour>, Vec<Colour>) = free.partition(present);
-            let confused = outside.is_empty() || !inside.is_empty() && rng.random_bool(CONFUSED);
-            let side = if confused { &inside } else { &outside };
-            let untrue = side.choose(rng).copied().unwrap_or(truth);
-            named.push(untrue);
-            colours.push([truth, untrue]);
-        }
-        Question {
-            cells: objects.iter().map(|object| object.0).collect(),
-            is_false_first: colours.iter().map(|_| rng.random_bool(0.5)).collect(),
-            colours,
-            wording: rng.random_range(0..WORDINGS),
-        }
+        let is_double = rng.random_bool(TWO_CELLS);
+        // The objects come in random order: the next one is a random other object.
+        let other = if is_double || rng.random_bool(CONFUSED) {
+            objects[1].1
+        } else {
+            let present = |colour: &Colour| arrangement.iter().any(|object| object.1 == *colour);
+            let absent: Vec<Colour> = Colour::ALL.into_iter().filter(|c| !present(c)).collect();
+            *absent.choose(rng).unwrap_or(&objects[1].1)
+        };
+        let mut choice = [objects[0].1, other];
+        choice.shuffle(rng);
+        objects.truncate(if is_double { 2 } else { 1 });
+        let cells = objects.iter().map(|object| object.0).collect();
+        Question { cells, choice, wording: rng.random_range(0..WORDINGS) }
     }
 
     /// In words.
     pub fn text(&self) -> String {
-        let clause = |i: usize| {
-            let (cell, [truth, untrue]) = (self.cells[i].word(), self.colours[i].map(Colour::word));
-            let choice = match self.is_false_first[i] {
-                true => format!("{untrue} or {truth}"),
-                false => format!("{truth} or {untrue}"),
-            };
-            match self.wording {
-                0 => format!("{choice} in the {cell}"),
-                1 => format!("in the {cell}, {choice}"),
-                _ => format!("{cell} {choice}"),
-            }
-        };
-        let clauses: Vec<String> = (0..self.cells.len()).map(clause).collect();
+        let [a, b] = self.choice.map(Colour::word);
+        let cells: Vec<&str> = self.cells.iter().map(|cell| cell.word()).collect();
         match self.wording {
-            0 => format!("Is it {}? And how many in all?", clauses.join(" and ")),
-            1 => format!("What is {}? Count all objects too.", clauses.join(", and ")),
-            _ => format!("Choose: {}. How many are there?", clauses.join("; ")),
+            0 => format!("Is it {a} or {b} in the {}? And how many in all?", cells.join(" and ")),
+            1 => format!("What is {}, {a} or {b}? Count all objects too.", cells.join(" and ")),
+            _ => format!("Choose {a} or {b}: {}? How many are there?", cells.join(", ")),
         }
     }
 
@@ -157,11 +138,15 @@ impl Question {
 
     /// The true answer with the facts of these indices made wrong; the last is the number.
     fn corrupted(&self, arrangement: &Arrangement, wrong: &[usize]) -> Claim {
-        let told = |i: usize| self.colours[i][usize::from(wrong.contains(&i))];
+        let told = |(i, &cell): (usize, &Cell)| {
+            let [a, b] = self.choice;
+            let is_a = arrangement.contains(&(cell, a)) != wrong.contains(&i);
+            (cell, if is_a { a } else { b })
+        };
         let is_count_wrong = wrong.contains(&self.cells.len());
         let count = arrangement.len();
         Claim {
-            objects: self.cells.iter().copied().zip((0..self.cells.len()).map(told)).collect(),
+            objects: self.cells.iter().enumerate().map(told).collect(),
             count: if is_count_wrong { 5 - count } else { count },
         }
     }
@@ -185,13 +170,19 @@ pub fn caption_request(wording: usize) -> &'static str {
     ["Describe the picture.", "What do you see?", "List all objects."][wording % WORDINGS]
 }
 
-/// A caption of the whole picture: cells in their fixed order, or shuffled.
-pub fn caption(arrangement: &Arrangement, is_shuffled: bool, rng: &mut impl Rng) -> String {
-    let mut objects = arrangement.clone();
-    if is_shuffled {
-        objects.shuffle(rng);
-    }
-    Claim { objects, count: arrangement.len() }.text(rng.random_range(0..WORDINGS))
+/// A caption of the whole picture, cells in their fixed order, which binds colours to cells. Its
+/// wording is none of an answer's: sight is learned from captions, how to answer from answers.
+pub fn caption(arrangement: &Arrangement) -> String {
+    let b = std::env::var("SILKIE_CAP").is_ok();
+    let one = |&(cell, colour): &(Cell, Colour)| {
+        if b {
+            format!("{} {}", colour.word(), cell.word())
+        } else {
+            format!("{} {}", cell.word(), colour.word())
+        }
+    };
+    let objects: Vec<String> = arrangement.iter().map(one).collect();
+    format!("{}: {}.", number_word(arrangement.len()), objects.join("; "))
 }
 
 #[cfg(test)]
@@ -213,11 +204,8 @@ mod tests {
                 let text = claim.text(wording);
                 prop_assert_eq!(Claim::read(&text), Some(claim.clone()), "{}", text);
                 prop_assert_eq!(question.wrong_facts(&arrangement, &text), Some(grade), "{}", text);
-                let colours = claim.objects.iter().map(|object| object.1);
-                let mut colours: Vec<Colour> = colours.collect();
-                colours.sort();
-                colours.dedup();
-                prop_assert_eq!(colours.len(), claim.objects.len(), "a colour told twice: {}", text);
+                let chosen = claim.objects.iter().all(|object| question.choice.contains(&object.1));
+                prop_assert!(chosen, "a colour that was no choice: {}", text);
             }
             for i in 0..4 {
                 prop_assert!(answers[i + 1..].iter().all(|other| *other != answers[i]));
@@ -237,15 +225,9 @@ mod tests {
     fn the_judge_wants_exactly_what_was_asked() {
         let [northwest, northeast, ..] = Cell::ALL;
         let arrangement = vec![(northwest, Colour::Red), (northeast, Colour::Blue)];
-        let of = |cells: Vec<Cell>, colours: Vec<[Colour; 2]>| Question {
-            is_false_first: vec![true; cells.len()],
-            cells,
-            colours,
-            wording: 0,
-        };
-        let (red, blue) = ([Colour::Red, Colour::Green], [Colour::Blue, Colour::Purple]);
-        let one = of(vec![northwest], vec![red]);
-        let two = of(vec![northeast, northwest], vec![blue, red]);
+        let of = |cells: Vec<Cell>, choice| Question { cells, choice, wording: 0 };
+        let one = of(vec![northwest], [Colour::Green, Colour::Red]);
+        let two = of(vec![northeast, northwest], [Colour::Blue, Colour::Red]);
         assert_eq!(one.text(), "Is it green or red in the northwest? And how many in all?");
         let judged =
             |text| (one.wrong_facts(&arrangement, text), two.wrong_facts(&arrangement, text));
@@ -279,9 +261,17 @@ mod tests {
             ("two".into(), Box::new(|_, claim| f64::from(claim.count == 2))),
             (
                 "named first".into(),
-                Box::new(|question, claim| {
-                    let first = question.colours[0][usize::from(question.is_false_first[0])];
-                    f64::from(claim.objects[0].1 == first)
+                Box::new(|question, claim| f64::from(claim.objects[0].1 == question.choice[0])),
+            ),
+            (
+                "no colour twice".into(),
+                Box::new(|_, claim| {
+                    f64::from(
+                        claim
+                            .objects
+                            .iter()
+                            .all(|o| claim.objects[0] == *o || claim.objects[0].1 != o.1),
+                    )
                 }),
             ),
         ];

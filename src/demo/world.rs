@@ -5,6 +5,8 @@
 //! out nothing; [`Split`] reserves whole arrangements instead. Shapes and jitter are never asked
 //! about. Everything is a pure function of the generator passed in.
 
+use std::sync::Arc;
+
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
 
@@ -150,7 +152,7 @@ impl Split {
 }
 
 /// A picture: RGB bytes, row by row, [`IMAGE_SIZE`] squared.
-pub type Pixels = Vec<u8>;
+pub type Pixels = Arc<[u8]>;
 
 /// Paints `arrangement` (empty: a blank picture) with random shapes, sizes, shifts, tints,
 /// background and noise.

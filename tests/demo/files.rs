@@ -7,8 +7,7 @@ use serde_json::Value;
 use silkie::demo::files::{Sizes, World, names};
 use silkie::demo::world::IMAGE_SIZE;
 
-const SIZES: Sizes =
-    Sizes { pictures: 20, ordered_captions: 15, shuffled_captions: 30, held_out: 7 };
+const SIZES: Sizes = Sizes { pictures: 20, questions: 3, held_out: 7 };
 
 fn lines(path: std::path::PathBuf) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
@@ -25,7 +24,7 @@ fn records_are_vlfeedback_and_every_picture_is_in_the_zip() {
         zip::ZipArchive::new(fs::File::open(folder.join(names::PICTURES)).unwrap()).unwrap();
     assert_eq!(zip.len(), 20 + 7 + 7);
 
-    for (name, count) in [(names::TRAIN, 20), (names::HELD_OUT, 7), (names::BLANK, 7)] {
+    for (name, count) in [(names::TRAIN, 60), (names::HELD_OUT, 7), (names::BLANK, 7)] {
         let records = lines(folder.join(name));
         assert_eq!(records.len(), count);
         for record in &records {
@@ -42,10 +41,9 @@ fn records_are_vlfeedback_and_every_picture_is_in_the_zip() {
             }
         }
     }
-    let [ordered, shuffled] =
-        [names::CAPTIONS, names::SHUFFLED].map(|name| lines(folder.join(name)));
-    assert_eq!((ordered.len(), shuffled.len()), (15, 30));
-    for caption in ordered.iter().chain(&shuffled) {
+    let captions = lines(folder.join(names::CAPTIONS));
+    assert_eq!(captions.len(), 20);
+    for caption in &captions {
         zip.by_name(caption["image"].as_str().unwrap()).unwrap();
         assert!(!caption["prompt"].as_str().unwrap().is_empty());
         assert!(!caption["response"].as_str().unwrap().is_empty());
@@ -55,7 +53,7 @@ fn records_are_vlfeedback_and_every_picture_is_in_the_zip() {
     zip.by_name(&world.held_out[3].image).unwrap().read_to_end(&mut bytes).unwrap();
     let picture = image::load_from_memory(&bytes).unwrap().to_rgb8();
     assert_eq!(picture.dimensions(), (IMAGE_SIZE as u32, IMAGE_SIZE as u32));
-    assert_eq!(picture.as_raw(), &world.held_out[3].pixels);
+    assert_eq!(picture.as_raw()[..], world.held_out[3].pixels[..]);
 }
 
 #[test]
@@ -93,14 +91,7 @@ fn the_seed_decides_every_byte() {
         }
         fs::read(folder.join(file)).unwrap()
     };
-    for file in [
-        names::CAPTIONS,
-        names::SHUFFLED,
-        names::TRAIN,
-        names::HELD_OUT,
-        names::BLANK,
-        names::PICTURES,
-    ] {
+    for file in [names::CAPTIONS, names::TRAIN, names::HELD_OUT, names::BLANK, names::PICTURES] {
         assert_eq!(bytes(1, "a", file), bytes(1, "b", file), "{file}");
         assert_ne!(bytes(1, "a", file), bytes(2, "c", file), "{file}");
     }

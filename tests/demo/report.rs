@@ -33,7 +33,7 @@ fn report() -> Report {
             Plot { title: "nothing".into(), lines: vec![("a".into(), vec![(1.0, f64::NAN)])] },
         ],
         samples: vec![Sample {
-            pixels: vec![200; IMAGE_SIZE * IMAGE_SIZE * 3],
+            pixels: vec![200; IMAGE_SIZE * IMAGE_SIZE * 3].into(),
             question: "What is <here> & there?".into(),
             truth: "northwest red".into(),
             answers: vec![

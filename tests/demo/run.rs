@@ -76,7 +76,7 @@ fn stopped_it_goes_on_and_done_it_does_nothing_again() {
     };
     let (outcome, first) = names(4);
     let outcome = outcome.unwrap();
-    assert_eq!(first.iter().filter(|what| *what == "done before").count(), 7, "{first:?}");
+    assert_eq!(first.iter().filter(|what| *what == "done before").count(), 6, "{first:?}");
     let (again, second) = names(4);
     assert!(second.iter().all(|what| what == "done before"), "{second:?}");
     assert_eq!(again.unwrap().after, outcome.after);
@@ -94,5 +94,25 @@ fn a_folder_of_something_else_is_left_alone() {
     match demo::run(&options(temporary.path(), 0), &|| false, &mut |_| ()) {
         Err(Error::Usage(message)) => assert!(message.contains("give another --out"), "{message}"),
         other => panic!("{other:?}"),
+    }
+}
+
+/// What the README promises of the default seed, from about chance to nearly always right.
+#[test]
+fn the_demo_learns_to_tell_true_from_false() {
+    let temporary = tempfile::tempdir().unwrap();
+    let options = Options {
+        out: temporary.path().join("demo"),
+        seed: 0,
+        controls: false,
+        recipe: Recipe::DEFAULT,
+    };
+    let demo::Outcome { before, after, .. } = demo::run(&options, &|| false, &mut |_| ()).unwrap();
+    let told = format!("{before:?} {after:?}");
+    assert!((0.4..0.6).contains(&before.ranking_accuracy), "{told}");
+    assert!(after.ranking_accuracy >= 0.95 && after.reward_accuracy >= 0.95, "{told}");
+    assert!(before.faithful < 0.25 && after.faithful > 0.6, "{told}");
+    for scores in [before, after] {
+        assert!((0.46..0.54).contains(&scores.blank_accuracy), "{told}");
     }
 }
