@@ -1,6 +1,7 @@
 //! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
 
 mod bench;
+mod cli;
 mod demo;
 mod fuzz;
 mod model;

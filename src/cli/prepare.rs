@@ -24,10 +24,11 @@ use crate::model::config::ModelConfig;
 ///   silkie prepare --records vlfeedback_80k.jsonl --images merged_images.zip \
 ///       --model Qwen-VL-Chat --out shards
 ///
-/// With --json the last line of stdout is one object: records, images (shown), distinct_images,
-/// responses, branches (distinct responses), pairs, ties, unrated, rejected {total, one key per
-/// reason}, dropped_responses {one key per reason}, truncated {prompts, responses, lost_images},
-/// tokens {trunk, branch: {mean, median, p99, max}}, shards, bytes, resumed_records, seconds.
+/// With --json the last line of stdout is one object: read (records in the files), records (written),
+/// rejected, reject_reasons {one key per reason}, images (shown), distinct_images, responses,
+/// branches (distinct responses), pairs, ties, unrated, dropped_responses {one key per reason},
+/// truncated {prompts, responses, lost_images}, tokens {trunk, branch: {mean, median, p99, max}},
+/// shards, bytes, resumed_records, seconds.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Prepare {
@@ -190,7 +191,7 @@ fn print_table(summary: &Summary, out: &str) {
     let spread = |s: Spread| {
         format!("mean {:.1}, median {}, p99 {}, max {}", s.mean, s.median, s.p99, s.max)
     };
-    line("records", count(summary.records));
+    line("records", format!("{}, of {} read", count(summary.records), count(summary.read())));
     if summary.resumed_records > 0 {
         line("  of them earlier", count(summary.resumed_records));
     }

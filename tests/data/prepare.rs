@@ -225,8 +225,8 @@ fn what_cannot_be_used_is_named() {
         assert!(!whole[i]["message"].as_str().expect("a message").is_empty());
     }
     let json = summary.to_json();
-    assert_eq!(json["rejected"]["total"], lines.len());
-    assert_eq!(json["rejected"]["special_text"], 2);
+    assert_eq!(json["rejected"], lines.len());
+    assert_eq!(json["reject_reasons"]["special_text"], 2);
 
     let strict = site.run_with(|job| (job.strict, job.force) = (true, true), &|| false);
     let message = strict.expect_err("strict").to_string();

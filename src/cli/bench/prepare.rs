@@ -83,7 +83,7 @@ impl Prepare {
         let mut rounds: Vec<(f64, f64, prepare::Summary)> = rounds?;
         rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (cpu, wall, summary) = &rounds[rounds.len() / 2];
-        let read = summary.records + summary.rejected_records();
+        let read = summary.read();
         let tokens = [summary.trunk.sum(), summary.branch.sum()];
         let per_core = |n: u64| n as f64 / cpu.max(1e-9);
         println!(

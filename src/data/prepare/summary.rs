@@ -169,14 +169,15 @@ impl Summary {
         self.rejected.values().sum()
     }
 
+    /// Number of records read: in the shards or left out.
+    pub fn read(&self) -> u64 {
+        self.records + self.rejected_records()
+    }
+
     /// The documented object of `--json`.
     pub fn to_json(&self) -> serde_json::Value {
-        let mut rejected = serde_json::Map::new();
-        rejected.insert("total".into(), self.rejected_records().into());
-        for (reason, &n) in &self.rejected {
-            rejected.insert(reason.to_string().replace(' ', "_"), n.into());
-        }
         serde_json::json!({
+            "read": self.read(),
             "records": self.records,
             "images": self.images,
             "distinct_images": self.distinct_images,
@@ -185,7 +186,8 @@ impl Summary {
             "pairs": self.pairs,
             "ties": self.ties,
             "unrated": self.unrated,
-            "rejected": rejected,
+            "rejected": self.rejected_records(),
+            "reject_reasons": self.rejected,
             "dropped_responses": self.dropped_responses,
             "truncated": {
                 "prompts": self.truncated_prompts,
