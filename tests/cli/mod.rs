@@ -150,7 +150,7 @@ fn a_full_disk_is_an_error_that_loses_nothing() {
             message.contains("File too large") && message.contains(folder),
             "{words}: {message}"
         );
-        assert_eq!(site.partial(), [PathBuf::new(); 0], "{words}");
+        assert!(site.partial().is_empty(), "{words}: {:?}", site.partial());
     };
     fails(200, INIT, "model");
     site.json(INIT);
