@@ -61,11 +61,13 @@ def file_map() -> str:
 
 
 def results() -> str:
-    """One row per measurement; every file in benches/results has `rows`, `machine`, `commit` and `command`."""
-    lines = ["| what | measured | against | machine, commit, command |", "|---|---|---|---|"]
-    for path in sorted((ROOT / "benches" / "results").glob("*.json")):
+    """One row per measurement; every file in benches/results has `rows`, `machine`, `date`, `commit` and `command`."""
+    paths = sorted((ROOT / "benches" / "results").glob("*.json"))
+    machines = dict.fromkeys(json.loads(path.read_text())["machine"] for path in paths)
+    lines = [f"On {'; '.join(machines)}:", "", "| what | measured | against | command |", "|---|---|---|---|"]
+    for path in paths:
         facts = json.loads(path.read_text())
-        where = f"{facts['machine']}, {facts['commit']}, `{facts['command']}`"
+        where = f"`{facts['command']}` ([{facts['date']}, {facts['commit']}]({path.relative_to(ROOT)}))"
         lines += [f"| {row['what']} | {row['measured']} | {row['against']} | {where} |" for row in facts["rows"]]
     return "\n".join(lines)
 
