@@ -85,10 +85,13 @@ impl Inspect {
         for (i, branch) in record.branches.iter().enumerate() {
             let scored = branch.scored.iter().filter(|&&s| s == 1).count();
             let text = one_line(&branch_text(branch, &tokenizer));
+            let score = match branch.score {
+                score if score.is_nan() => "no score".into(),
+                score => format!("score {score:.3}"),
+            };
             println!(
-                "  branch {i}, {:?}, score {:.3}, {} tokens, {scored} scored: {text}",
+                "  branch {i}, {:?}, {score}, {} tokens, {scored} scored: {text}",
                 branch.model,
-                branch.score,
                 branch.tokens.len()
             );
         }

@@ -106,7 +106,10 @@ impl Show {
                 self.bar.set_position(row.step);
                 let text = step_line(row);
                 match self.bar.is_hidden() {
-                    true => eprintln!("step {}: {text}", row.step),
+                    true => {
+                        let left = indicatif::HumanDuration(self.bar.eta());
+                        eprintln!("step {}: {text} ETA {left:#}", row.step);
+                    }
                     false => self.bar.set_message(text),
                 }
             }
