@@ -165,7 +165,7 @@ fn golden_names_and_shapes_of_the_real_checkpoint() {
     let (list, config) =
         (goldens.join("qwen-vl-chat-tensors.json"), goldens.join("qwen-vl-chat-config.json"));
     if !list.is_file() {
-        return println!("skipped: no {}", list.display());
+        return support::skip(format_args!("no {}", list.display()));
     }
     let text = std::fs::read_to_string(&config).expect("a readable file");
     let config = ModelConfig::parse(&config, &text).expect("valid");
@@ -184,7 +184,7 @@ fn golden_decay_groups_and_trained_tensors() {
     let Some(goldens) = support::goldens() else { return };
     let path = goldens.join("adamw.json");
     if !path.is_file() {
-        return println!("skipped: no {}", path.display());
+        return support::skip(format_args!("no {}", path.display()));
     }
     let full = &read_json(&path)["full"];
     let list = |key: &str| {

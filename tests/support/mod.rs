@@ -5,6 +5,7 @@ mod golden;
 pub mod golden_model;
 mod matrix;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 pub use compare::*;
@@ -27,8 +28,16 @@ fn folder(variable: &str, default: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    println!("skipped: no folder {} ({variable} names another)", path.display());
+    skip(format_args!("no folder {} ({variable} names another)", path.display()));
     None
+}
+
+/// Says that the running test is skipped and why, straight to stderr: what a passing test prints is
+/// swallowed, and a skip must not look like a pass.
+pub fn skip(why: impl std::fmt::Display) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    writeln!(std::io::stderr(), "{test} skipped: {why}").expect("stderr can be written");
 }
 
 /// A property test of `cases` inputs, the same ones every time.
