@@ -85,7 +85,7 @@ class Resampler(nn.Module):
         self.kv_proj = nn.Linear(width, hidden, bias=False)
         self.ln_q = nn.LayerNorm(hidden, eps=VISION_EPS)
         self.ln_kv = nn.LayerNorm(hidden, eps=VISION_EPS)
-        self.attn = nn.MultiheadAttention(hidden, hidden // 128, batch_first=True)
+        self.attn = nn.MultiheadAttention(hidden, max(1, hidden // 128), batch_first=True)
 
     def forward(self, x: Tensor, trace: Trace | None) -> Tensor:
         kv = self.ln_kv(self.kv_proj(x))
