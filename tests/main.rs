@@ -1,6 +1,9 @@
 //! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
 
 mod bench;
+#[allow(dead_code)] // its main, which cargo runs
+#[path = "../build.rs"]
+mod build;
 mod cli;
 mod demo;
 mod fuzz;

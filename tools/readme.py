@@ -16,10 +16,10 @@ OTHER = {
     "CHANGELOG.md": "what changed",
     "CONTRIBUTING.md": "how to add an op, and what a change must show",
     "Cargo.toml": "every dependency with its reason; the one profile",
-    "build.rs": "will compile kernels/; without nvcc it does nothing",
+    "build.rs": "compiles kernels/ with nvcc and embeds them; without nvcc it says so once",
     "examples/silkie-recipe.toml": "the published recipe as a configuration file",
     "fuzz/": "a body per reader, for cargo-fuzz and for the tests",
-    "kernels/README.md": "what will live there",
+    "kernels/": "CUDA C++, one file or folder per op; its README says what is there",
     "tests/": "one binary, mirroring src; `tests/support` has what tests share",
 }
 

@@ -6,6 +6,7 @@
 mod buffer;
 pub mod cpu;
 pub(crate) mod gemm;
+pub mod kernels;
 pub mod memory;
 
 pub use buffer::Buffer;

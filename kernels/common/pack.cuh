@@ -1,0 +1,43 @@
+// pack.cuh — 16 bytes at a time: the widest load and store of a thread, and their conversion to
+// float.
+#pragma once
+
+#include <cuda_bf16.h>
+
+// Elements of T in 16 bytes.
+template <typename T>
+constexpr int kPack = 16 / sizeof(T);
+
+template <typename T>
+struct alignas(16) Pack {
+    T at[kPack<T>];
+};
+
+__device__ __forceinline__ float to_float(float x) {
+    return x;
+}
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) {
+    return __bfloat162float(x);
+}
+
+// Rounds to nearest even.
+template <typename T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+    return x;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+    return __float2bfloat16_rn(x);
+}
+
+template <typename T>
+__device__ __forceinline__ Pack<T> load_pack(const T* at) {
+    return *reinterpret_cast<const Pack<T>*>(at);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pack(T* at, const Pack<T>& pack) {
+    *reinterpret_cast<Pack<T>*>(at) = pack;
+}
