@@ -27,13 +27,21 @@ pub fn resize_bicubic(picture: &Rgb, size: usize) -> Vec<u8> {
     assert!(picture.width > 0 && picture.height > 0, "an empty picture cannot be resized");
     let mut wide = None;
     if picture.width != size {
-        wide = Some(simd(|| along_rows(picture, &Taps::new(picture.width, size))));
+        let taps = Taps::new(picture.width, size);
+        wide = Some(simd(
+            #[inline(always)]
+            || along_rows(picture, &taps),
+        ));
     }
     let pixels = wide.as_deref().unwrap_or(&picture.pixels);
     if picture.height == size {
         return wide.unwrap_or_else(|| picture.pixels.clone());
     }
-    simd(|| along_columns(pixels, size * 3, &Taps::new(picture.height, size)))
+    let taps = Taps::new(picture.height, size);
+    simd(
+        #[inline(always)]
+        || along_columns(pixels, size * 3, &taps),
+    )
 }
 
 /// For each output position, the first input position and the weights from there on.
