@@ -58,7 +58,8 @@ impl Engine {
             Some(_) => Images::Features(&tensors),
             None => Images::Pixels(&tensors),
         };
-        self.model.forward(&mut self.workspace, pack, images, lora, rope)?;
+        let (model, workspace) = (&self.model, &mut self.workspace);
+        in_pool(|| model.forward(workspace, pack, images, lora, rope))?;
         Ok(self.workspace.log_probs().to_vec())
     }
 
@@ -71,7 +72,8 @@ impl Engine {
         gradients: &mut [f32],
     ) -> Result<()> {
         let coefficients: Vec<f32> = coefficients.iter().map(|&c| c as f32).collect();
-        self.model.backward(&mut self.workspace, pack, Lora::On, &coefficients, gradients)
+        let (model, workspace) = (&self.model, &mut self.workspace);
+        in_pool(|| model.backward(workspace, pack, Lora::On, &coefficients, gradients))
     }
 
     /// Where the records of `pack` come from: "file:line (id)".
@@ -84,6 +86,12 @@ impl Engine {
         };
         records.iter().map(name).collect()
     }
+}
+
+/// Runs `body` on a thread of the pool: an op that is called from one hands out its rows without
+/// waking another and waiting for it, which small models do thousands of times a second.
+fn in_pool<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| body())
 }
 
 /// Errors when the shards were made for another model or tokenizer than those in `dir`. A folder
