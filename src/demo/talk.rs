@@ -4,10 +4,10 @@
 //! A question names one or two cells and two colours to choose from; and it asks for the number of
 //! objects. An answer states those facts in one of three wordings, which say nothing about its
 //! truth. The false colour is the other of the two, usually that of another object of the picture;
-//! the false number the other one of two and three. Every fact is right in half of a record's four answers, and
-//! everything is drawn symmetrically: without the picture a true answer is exactly as likely as a
-//! false one, and a model that has learned from answers drawn at random has no reason to prefer
-//! either.
+//! the false number the other one of two and three. Every fact is right in half of a record's four
+//! answers, and everything is drawn symmetrically: without the picture a true answer is exactly as
+//! likely as a false one, and a model that has learned from answers drawn at random has no reason
+//! to prefer either.
 
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
@@ -173,14 +173,7 @@ pub fn caption_request(wording: usize) -> &'static str {
 /// A caption of the whole picture, cells in their fixed order, which binds colours to cells. Its
 /// wording is none of an answer's: sight is learned from captions, how to answer from answers.
 pub fn caption(arrangement: &Arrangement) -> String {
-    let b = std::env::var("SILKIE_CAP").is_ok();
-    let one = |&(cell, colour): &(Cell, Colour)| {
-        if b {
-            format!("{} {}", colour.word(), cell.word())
-        } else {
-            format!("{} {}", cell.word(), colour.word())
-        }
-    };
+    let one = |&(cell, colour): &(Cell, Colour)| format!("{} {}", cell.word(), colour.word());
     let objects: Vec<String> = arrangement.iter().map(one).collect();
     format!("{}: {}.", number_word(arrangement.len()), objects.join("; "))
 }
@@ -265,14 +258,7 @@ mod tests {
             ),
             (
                 "no colour twice".into(),
-                Box::new(|_, claim| {
-                    f64::from(
-                        claim
-                            .objects
-                            .iter()
-                            .all(|o| claim.objects[0] == *o || claim.objects[0].1 != o.1),
-                    )
-                }),
+                Box::new(|_, claim| f64::from(claim.objects.windows(2).all(|o| o[0].1 != o[1].1))),
             ),
         ];
         for colour in Colour::ALL {

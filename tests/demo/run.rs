@@ -113,6 +113,6 @@ fn the_demo_learns_to_tell_true_from_false() {
     assert!(after.ranking_accuracy >= 0.95 && after.reward_accuracy >= 0.95, "{told}");
     assert!(before.faithful < 0.25 && after.faithful > 0.6, "{told}");
     for scores in [before, after] {
-        assert!((0.46..0.54).contains(&scores.blank_accuracy), "{told}");
+        assert!((0.48..=0.54).contains(&scores.blank_accuracy), "{told}");
     }
 }
