@@ -51,7 +51,7 @@ fn build() -> Result<()> {
     for module in &modules {
         for kernel in module.undeclared_local_memory() {
             let message = format!(
-                "kernels/{}: {} for {} keeps {} bytes of stack and {} bytes of spills in local memory",
+                "kernels/{}.cu: {} for {} keeps {} bytes of stack and {} bytes of spills in local memory",
                 module.name, kernel.symbol, kernel.arch, kernel.stack, kernel.spills
             );
             if env::var_os("SILKIE_STRICT_KERNELS").is_some_and(|value| value == "1") {
@@ -142,7 +142,6 @@ impl Module {
 fn compile_all(nvcc: &Nvcc, out: &Path) -> Result<Vec<Module>> {
     let mut files = Vec::new();
     sources(Path::new("kernels"), &mut files)?;
-    files.sort();
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {

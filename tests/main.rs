@@ -7,6 +7,7 @@ mod build;
 mod cli;
 mod demo;
 mod fuzz;
+mod kernels;
 mod model;
 mod ops;
 mod support;
