@@ -162,6 +162,10 @@ fn a_full_disk_is_an_error_that_loses_nothing() {
     fails(200, TRAIN, "run");
     let trained = site.json(&format!("{TRAIN} --resume"));
     assert_eq!(trained["steps"], 2);
+    site.json(&TRAIN.replace("@run", "@undisturbed"));
+    let adapter =
+        |run: &str| fs::read(site.path(run).join("adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter("run") == adapter("undisturbed"));
     fails(200, "merge --model @model --adapter @run/adapter --out @merged", "merged");
     fails(1, "score --model @model --data @shards --out @scores.jsonl", "scores.jsonl");
     assert!(!site.path("scores.jsonl").exists() && !site.path("merged").exists());
