@@ -1,0 +1,1 @@
+//! Runs kernels: a warp at a time, blocks on all cores.

@@ -1,0 +1,7 @@
+//! A stand-in for the CUDA driver: it interprets the very PTX that nvcc emitted, on the CPU, under
+//! memory and barrier checks.
+
+pub mod exec;
+pub mod memory;
+pub mod ptx;
+pub mod report;

@@ -1,0 +1,395 @@
+//! Memory with a shadow byte for every byte: what may be touched, what holds a value.
+//!
+//! Device memory is one reserved range of the host's memory, seen by kernels at [`BASE`]. An address is
+//! never given out twice, so that a stale pointer is caught however late it is used. Between two
+//! allocations lies a red zone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard};
+
+use crate::report::Kind;
+
+/// Device address of the first byte of device memory. The host has nothing mapped there, so that a
+/// program that follows a device pointer faults as it would with a real device.
+pub const BASE: u64 = 0x0100_0000_0000;
+/// Start of the window through which generic addresses reach a block's shared memory.
+pub const SHARED_WINDOW: u64 = 0x0200_0000_0000;
+/// Start of the window through which generic addresses reach a thread's local memory.
+pub const LOCAL_WINDOW: u64 = 0x0300_0000_0000;
+/// Bytes reserved for each window, device memory included.
+pub const WINDOW: u64 = 0x0100_0000_0000;
+
+/// Of a shadow byte: the byte belongs to an allocation.
+pub const ADDRESSABLE: u8 = 1;
+/// Of a shadow byte: the byte has been written.
+pub const INITIALISED: u8 = 2;
+/// Of a shadow byte: an asynchronous copy into the byte is under way.
+pub const PENDING: u8 = 4;
+/// Of a shadow byte: kernels may not write it.
+pub const READ_ONLY: u8 = 8;
+
+/// Bytes and their shadow, mapped together and zero at first: nothing addressable, no page in use.
+pub struct Region {
+    data: NonNull<u8>,
+    shadow: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a Region owns plain bytes. Kernels' blocks run on several threads and touch them through raw
+// pointers, as a device's threads do; a kernel that races gets some value, never an invalid one.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Reserves `bytes`; pages cost memory once they are touched. Errors: the system's.
+    pub fn reserve(bytes: usize) -> io::Result<Self> {
+        let data = map(bytes)?;
+        let shadow = map(bytes).inspect_err(|_| {
+            // SAFETY: mapped above with this length.
+            unsafe { libc::munmap(data.as_ptr().cast(), bytes.max(1)) };
+        })?;
+        Ok(Region { data, shadow, bytes })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where byte 0 is on the host.
+    pub fn data(&self) -> *mut u8 {
+        self.data.as_ptr()
+    }
+
+    /// The `N` bytes at `offset`, all of which must hold values when `checked`.
+    #[inline(always)]
+    pub fn load<const N: usize>(&self, offset: u64, checked: bool) -> Result<[u8; N], Kind> {
+        if offset.saturating_add(N as u64) > self.bytes as u64 {
+            return Err(Kind::OutOfBounds);
+        }
+        // SAFETY: the bytes lie inside both mappings; `[u8; N]` needs no alignment.
+        unsafe {
+            if checked {
+                let shadow = self.shadow.add(offset as usize).cast::<[u8; N]>().read();
+                if shadow.map(|flags| flags & !READ_ONLY) != [ADDRESSABLE | INITIALISED; N] {
+                    return Err(why_not_readable(&shadow));
+                }
+            }
+            Ok(self.data.add(offset as usize).cast::<[u8; N]>().read())
+        }
+    }
+
+    /// Writes `N` bytes at `offset`, all of which must be writable when `checked`.
+    #[inline(always)]
+    pub fn store<const N: usize>(
+        &self,
+        offset: u64,
+        value: [u8; N],
+        checked: bool,
+    ) -> Result<(), Kind> {
+        if offset.saturating_add(N as u64) > self.bytes as u64 {
+            return Err(Kind::OutOfBounds);
+        }
+        // SAFETY: as in `load`.
+        unsafe {
+            if checked {
+                let shadow = self.shadow.add(offset as usize).cast::<[u8; N]>();
+                let flags = shadow.read();
+                if flags.map(|flags| flags & !INITIALISED) != [ADDRESSABLE; N] {
+                    return Err(why_not_writable(&flags));
+                }
+                shadow.write([ADDRESSABLE | INITIALISED; N]);
+            }
+            self.data.add(offset as usize).cast::<[u8; N]>().write(value);
+        }
+        Ok(())
+    }
+
+    /// The host address of `bytes` bytes at `offset`, all readable; else the first that is not and why.
+    pub fn readable(&self, offset: u64, bytes: usize) -> Result<*const u8, (u64, Kind)> {
+        self.all(offset, bytes, |flags| {
+            flags & (ADDRESSABLE | INITIALISED | PENDING) == ADDRESSABLE | INITIALISED
+        })
+        .map_err(|(at, flags)| (at, why_not_readable(&[flags])))?;
+        // SAFETY: inside the mapping, as `all` found.
+        Ok(unsafe { self.data.as_ptr().add(offset as usize) })
+    }
+
+    /// The host address of `bytes` bytes at `offset`, all writable; else the first that is not and why.
+    pub fn writable(&self, offset: u64, bytes: usize) -> Result<*mut u8, (u64, Kind)> {
+        self.all(offset, bytes, |flags| flags & (ADDRESSABLE | READ_ONLY | PENDING) == ADDRESSABLE)
+            .map_err(|(at, flags)| (at, why_not_writable(&[flags])))?;
+        // SAFETY: inside the mapping, as `all` found.
+        Ok(unsafe { self.data.as_ptr().add(offset as usize) })
+    }
+
+    fn all(
+        &self,
+        offset: u64,
+        bytes: usize,
+        is_good: impl Fn(u8) -> bool,
+    ) -> Result<(), (u64, u8)> {
+        for at in offset..offset.saturating_add(bytes as u64) {
+            let flags = self.flags(at);
+            if !is_good(flags) {
+                return Err((at, flags));
+            }
+        }
+        Ok(())
+    }
+
+    /// The shadow of a byte; 0 outside.
+    pub fn flags(&self, offset: u64) -> u8 {
+        if offset >= self.bytes as u64 {
+            return 0;
+        }
+        // SAFETY: inside the mapping.
+        unsafe { self.shadow.add(offset as usize).read() }
+    }
+
+    /// Sets and clears flags of a range. Panics when it is not inside.
+    pub fn mark(&self, offset: u64, bytes: usize, set: u8, clear: u8) {
+        assert!(offset as usize + bytes <= self.bytes, "a mark outside of its region");
+        // SAFETY: inside the mapping; nobody holds a reference into the shadow.
+        unsafe {
+            let shadow = self.shadow.as_ptr().add(offset as usize);
+            for i in 0..bytes {
+                let flags = shadow.add(i);
+                flags.write(flags.read() & !clear | set);
+            }
+        }
+    }
+
+    /// Fills a range with a byte, whatever its shadow says. Panics when it is not inside.
+    pub fn fill(&self, offset: u64, bytes: usize, value: u8) {
+        assert!(offset as usize + bytes <= self.bytes, "a fill outside of its region");
+        // SAFETY: inside the mapping.
+        unsafe { self.data.as_ptr().add(offset as usize).write_bytes(value, bytes) }
+    }
+
+    /// Gives the whole pages of a range back to the system; they read as zero again.
+    fn discard(&self, offset: u64, bytes: usize) {
+        let page = 4096;
+        let start = (offset as usize).next_multiple_of(page);
+        let end = (offset as usize + bytes) / page * page;
+        if start < end {
+            for mapping in [self.data, self.shadow] {
+                // SAFETY: whole pages inside the mapping.
+                unsafe {
+                    let at = mapping.as_ptr().add(start).cast();
+                    libc::madvise(at, end - start, libc::MADV_DONTNEED);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        for mapping in [self.data, self.shadow] {
+            // SAFETY: mapped in `reserve` with this length.
+            unsafe { libc::munmap(mapping.as_ptr().cast(), self.bytes.max(1)) };
+        }
+    }
+}
+
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new private mapping at an address of the system's choice.
+    let at = unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        libc::mmap(std::ptr::null_mut(), bytes.max(1), protection, flags, -1, 0)
+    };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(at.cast()).ok_or_else(io::Error::last_os_error)
+}
+
+#[cold]
+fn why_not_readable(shadow: &[u8]) -> Kind {
+    let any = |missing: fn(u8) -> bool| shadow.iter().any(|&flags| missing(flags));
+    if any(|flags| flags & ADDRESSABLE == 0) {
+        Kind::OutOfBounds
+    } else if any(|flags| flags & PENDING != 0) {
+        Kind::PendingCopy
+    } else {
+        Kind::Uninitialised
+    }
+}
+
+#[cold]
+fn why_not_writable(shadow: &[u8]) -> Kind {
+    let any = |missing: fn(u8) -> bool| shadow.iter().any(|&flags| missing(flags));
+    if any(|flags| flags & ADDRESSABLE == 0) {
+        Kind::OutOfBounds
+    } else if any(|flags| flags & PENDING != 0) {
+        Kind::PendingCopy
+    } else {
+        Kind::ReadOnly
+    }
+}
+
+/// Device memory and its allocations.
+pub struct Memory {
+    region: Region,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Every allocation there ever was, by device address.
+    allocations: BTreeMap<u64, Allocation>,
+    /// First offset never given out.
+    next: u64,
+    live: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Allocation {
+    bytes: usize,
+    is_live: bool,
+    what: &'static str,
+}
+
+/// As cudaMalloc aligns.
+const ALIGNMENT: u64 = 256;
+/// Bytes after an allocation that belong to nobody, at least.
+const RED_ZONE: u64 = 256;
+/// What a new allocation holds: NaN in every float type, and no valid index.
+const POISON: u8 = 0xFF;
+
+impl Memory {
+    /// A device with `bytes` of memory, and as many addresses as it takes never to use one twice for long.
+    pub fn new(bytes: usize) -> io::Result<Self> {
+        Ok(Memory { region: Region::reserve(bytes)?, table: Mutex::default() })
+    }
+
+    /// The bytes behind the addresses: offset = address - [`BASE`].
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The device address of `bytes` new bytes that hold no value, 256-byte aligned; `None` when
+    /// memory is exhausted. `what` names it in reports: `allocation`, `kernel parameters`.
+    pub fn allocate(&self, bytes: usize, what: &'static str) -> Option<u64> {
+        let mut table = self.table();
+        let offset = table.next.checked_next_multiple_of(ALIGNMENT)?;
+        let end = offset.checked_add(bytes as u64)?.checked_add(RED_ZONE)?;
+        if end > self.region.bytes as u64 {
+            return None;
+        }
+        table.next = end;
+        table.live += bytes;
+        table.allocations.insert(BASE + offset, Allocation { bytes, is_live: true, what });
+        drop(table);
+        self.region.fill(offset, bytes, POISON);
+        self.region.mark(offset, bytes, ADDRESSABLE, 0);
+        Some(BASE + offset)
+    }
+
+    /// Ends an allocation. False when none starts at `address` or it was freed before.
+    pub fn free(&self, address: u64) -> bool {
+        let mut table = self.table();
+        let Some(allocation) = table.allocations.get_mut(&address) else { return false };
+        if !allocation.is_live {
+            return false;
+        }
+        allocation.is_live = false;
+        let bytes = allocation.bytes;
+        table.live -= bytes;
+        drop(table);
+        self.region.mark(address - BASE, bytes, 0, 0xFF);
+        self.region.discard(address - BASE, bytes);
+        true
+    }
+
+    /// Bytes in live allocations.
+    pub fn live(&self) -> usize {
+        self.table().live
+    }
+
+    /// Tells an access that lies in no live allocation what it is near to, in a sentence; and whether
+    /// it lies in one that was freed.
+    pub fn describe(&self, address: u64, bytes: u64) -> (String, bool) {
+        let table = self.table();
+        let Some((&start, allocation)) = table.allocations.range(..=address).next_back() else {
+            return ("No allocation lies below the address.".into(), false);
+        };
+        let Allocation { bytes: size, is_live, what } = *allocation;
+        let offset = address - start;
+        let freed = if is_live { "" } else { "freed " };
+        if offset < size as u64 {
+            let text = format!(
+                "Bytes {offset} to {} of the {freed}{what} of {size} bytes at {start:#x}.",
+                offset + bytes - 1
+            );
+            return (text, !is_live);
+        }
+        let past = offset - size as u64;
+        let text = format!(
+            "{past} bytes past the end of the {freed}{what} of {size} bytes at {start:#x}."
+        );
+        (text, false)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory::new(1 << 20).unwrap()
+    }
+
+    #[test]
+    fn only_what_was_allocated_and_written_is_read() {
+        let memory = memory();
+        let offset = memory.allocate(100, "allocation").unwrap() - BASE;
+        let region = memory.region();
+        assert_eq!(region.load::<4>(offset, true), Err(Kind::Uninitialised));
+        region.store(offset + 96, 7u32.to_le_bytes(), true).unwrap();
+        assert_eq!(region.load::<4>(offset + 96, true), Ok(7u32.to_le_bytes()));
+        assert_eq!(region.load::<4>(offset + 97, true), Err(Kind::OutOfBounds));
+        assert_eq!(region.store(offset + 100, [0u8], true), Err(Kind::OutOfBounds));
+        assert_eq!(region.store(1 << 20, [0u8], false), Err(Kind::OutOfBounds));
+        assert_eq!(region.load::<16>(u64::MAX - 3, false), Err(Kind::OutOfBounds));
+    }
+
+    #[test]
+    fn pending_and_read_only_bytes_are_guarded() {
+        let memory = memory();
+        let offset = memory.allocate(64, "allocation").unwrap() - BASE;
+        let region = memory.region();
+        region.mark(offset, 64, INITIALISED, 0);
+        region.mark(offset, 16, PENDING, 0);
+        region.mark(offset + 32, 16, READ_ONLY, 0);
+        assert_eq!(region.load::<8>(offset + 12, true), Err(Kind::PendingCopy));
+        assert_eq!(region.store(offset, [0u8; 4], true), Err(Kind::PendingCopy));
+        assert!(region.load::<16>(offset + 32, true).is_ok());
+        assert_eq!(region.store(offset + 32, [0u8; 4], true), Err(Kind::ReadOnly));
+        assert_eq!(region.readable(offset + 16, 100), Err((offset + 64, Kind::OutOfBounds)));
+        assert_eq!(region.writable(offset + 16, 32), Err((offset + 32, Kind::ReadOnly)));
+    }
+
+    #[test]
+    fn freed_memory_is_told_from_foreign_memory() {
+        let memory = memory();
+        let first = memory.allocate(10_000, "allocation").unwrap();
+        assert!(memory.free(first) && !memory.free(first) && !memory.free(first + 1));
+        let second = memory.allocate(10_000, "allocation").unwrap();
+        assert!(second > first + 10_000, "an address is not used twice");
+        assert_eq!(memory.live(), 10_000);
+        let (text, freed) = memory.describe(first + 8, 4);
+        assert!(freed && text.starts_with("Bytes 8 to 11 of the freed allocation"), "{text}");
+        let (text, freed) = memory.describe(second + 10_004, 4);
+        assert!(!freed && text.starts_with("4 bytes past the end of the allocation"), "{text}");
+        assert!(memory.allocate(1 << 20, "allocation").is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! PTX text to a typed module.
+
+pub mod ast;
