@@ -53,7 +53,7 @@ pub fn lg2(x: f32) -> f32 {
     let log = polynomial(&P, t).mul_add(t, exponent as f32);
     if x == 0.0 {
         f32::NEG_INFINITY
-    } else if x < 0.0 {
+    } else if x.is_nan() || x < 0.0 {
         f32::NAN
     } else if x == f32::INFINITY {
         x
@@ -65,7 +65,7 @@ pub fn lg2(x: f32) -> f32 {
 /// Absolute error below 2^-21 between -pi and pi.
 #[inline(always)]
 pub fn sin(x: f32) -> f32 {
-    sin_of_quadrants(x, 0)
+    if x == 0.0 { x } else { sin_of_quadrants(x, 0) }
 }
 
 /// Absolute error below 2^-21 between -pi and pi.
