@@ -1,6 +1,9 @@
 //! The emulator's tests: the reader of PTX, and every instruction against what its manual says.
 
+mod cases;
 mod fatbin;
+mod micro;
 mod nvcc;
 mod ptx;
 mod random;
+mod soft;
