@@ -15,6 +15,7 @@ pub struct Lanes {
     result: u32,
     text: String,
     target: &'static str,
+    declarations: String,
     rows: Vec<Vec<u64>>,
 }
 
@@ -29,13 +30,28 @@ pub fn lanes(
 ) -> Lanes {
     let operands = operands.to_vec();
     let rows = rows(&operands);
-    Lanes { group, name: name.into(), operands, result, text: text.into(), target: "sm_80", rows }
+    Lanes {
+        group,
+        name: name.into(),
+        operands,
+        result,
+        text: text.into(),
+        target: "sm_80",
+        declarations: String::new(),
+        rows,
+    }
 }
 
 impl Lanes {
     /// For an instruction that sm_80 has not.
     pub fn on(mut self, target: &'static str) -> Self {
         self.target = target;
+        self
+    }
+
+    /// After declarations of the module.
+    pub fn declaring(mut self, declarations: String) -> Self {
+        self.declarations = declarations;
         self
     }
 
@@ -95,8 +111,9 @@ impl Lanes {
         }
         let (entry, text, width, bytes) =
             (entry(&self.name), self.text, self.result, self.result / 8);
+        let declarations = self.declarations;
         let ptx = format!(
-            ".visible .entry {entry}(.param .u64 input, .param .u64 output)
+            "{declarations}.visible .entry {entry}(.param .u64 input, .param .u64 output)
 {{
     .reg .b64 %input, %output, %address;
     .reg .b32 %index, %count, %thread;
@@ -126,6 +143,7 @@ impl Lanes {
             block: [BLOCK, 1, 1],
             dynamic_shared: 0,
             input,
+            extra: Vec::new(),
             output: count * bytes as usize,
             expected,
         }
@@ -135,4 +153,67 @@ impl Lanes {
 fn push(bytes: &mut Vec<u8>, value: u64, width: u32) {
     assert_eq!(value & !mask(width), 0, "a value of more than {width} bits");
     bytes.extend(&value.to_le_bytes()[..width as usize / 8]);
+}
+
+/// A kernel of one warp with a body of its own, in which `%input`, `%output` and `%thread` are set, after
+/// declarations of the module.
+pub fn kernel(
+    group: &'static str,
+    name: impl Into<String>,
+    declarations: &str,
+    body: &str,
+    input: Vec<u8>,
+    expected: Expected,
+) -> Case {
+    let name = name.into();
+    let entry = entry(&name);
+    let ptx = format!(
+        "{declarations}.visible .entry {entry}(.param .u64 input, .param .u64 output)
+{{
+    .reg .b64 %input, %output;
+    .reg .b32 %thread;
+    ld.param.u64 %input, [input];
+    ld.param.u64 %output, [output];
+    mov.u32 %thread, %tid.x;
+{body}
+    ret;
+}}
+"
+    );
+    let output = expected.bytes();
+    Case {
+        name,
+        group,
+        target: "sm_80",
+        ptx,
+        grid: [1; 3],
+        block: [32, 1, 1],
+        dynamic_shared: 0,
+        input,
+        extra: Vec::new(),
+        output,
+        expected,
+    }
+}
+
+/// Words in memory.
+pub fn words(values: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    values.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Threads of a block whose lanes work together.
+const WARPS: u32 = 64;
+
+impl Lanes {
+    /// As [`Lanes::bits`], of warps: what lane `i` of the warp with these 32 rows gets.
+    pub fn of_warps(mut self, expected: impl Fn(&[Vec<u64>], usize) -> u64) -> Case {
+        self.rows.truncate(self.rows.len() / WARPS as usize * WARPS as usize);
+        let (width, mut bytes) = (self.result, Vec::new());
+        for rows in self.rows.chunks(32) {
+            (0..32).for_each(|lane| push(&mut bytes, expected(rows, lane), width));
+        }
+        let rows = std::mem::take(&mut self.rows);
+        let grid = [rows.len() as u32 / WARPS, 1, 1];
+        Case { grid, block: [WARPS, 1, 1], ..self.case(rows, Expected::Bits(bytes)) }
+    }
 }

@@ -2,14 +2,19 @@
 //! out by the PTX manual. They are data, so that the emulator and a GPU run the same.
 
 mod approximate;
+mod atomic;
 mod bits;
 mod build;
 mod compare;
+mod control;
 mod convert;
 mod float;
 mod half;
 mod integer;
+mod matrix;
+mod memory;
 mod values;
+mod warp;
 
 use crate::soft::Format;
 
@@ -32,6 +37,8 @@ pub struct Case {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub input: Vec<u8>,
+    /// A third parameter, by value, 16-byte aligned; mostly there is none.
+    pub extra: Vec<u8>,
     pub output: usize,
     pub expected: Expected,
 }
@@ -43,6 +50,16 @@ pub enum Expected {
     Floats(Format, Vec<u8>),
     /// Numbers, each with how far off it may be. NaN and infinity: the same.
     Near(Format, Vec<(f64, f64)>),
+}
+
+impl Expected {
+    /// Of the output.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Expected::Bits(bytes) | Expected::Floats(_, bytes) => bytes.len(),
+            Expected::Near(format, values) => values.len() * format.bits as usize / 8,
+        }
+    }
 }
 
 impl Case {
@@ -71,6 +88,11 @@ pub fn list() -> Vec<Case> {
         approximate::cases,
         half::cases,
         convert::cases,
+        memory::cases,
+        atomic::cases,
+        warp::cases,
+        control::cases,
+        matrix::cases,
     ];
     groups.into_iter().flat_map(|cases| cases()).collect()
 }
