@@ -5,6 +5,7 @@
 //! ([`grid`]); each runs the warps of a block in turns ([`block`], [`turn`]).
 
 mod address;
+mod allocate;
 mod approx;
 mod async_copy;
 mod barrier;

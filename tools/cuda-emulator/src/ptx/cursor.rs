@@ -131,7 +131,7 @@ impl<'a> Cursor<'a> {
     pub fn r#type(&mut self) -> Result<Type, Error> {
         let Kind::Directive(name) = self.peek() else { return self.expected("a type") };
         let Some(found) = Type::from_name(name) else {
-            return self.expected("a type that this emulator knows");
+            return self.error(format!("unknown type or directive `.{name}`"));
         };
         self.at += 1;
         Ok(found)
