@@ -6,4 +6,7 @@ mod micro;
 mod nvcc;
 mod ptx;
 mod random;
+mod recordings;
+mod replay;
+mod run;
 mod soft;
