@@ -8,4 +8,7 @@ mod micro;
 mod nvcc;
 mod ptx;
 mod random;
+mod recordings;
+mod replay;
+mod run;
 mod soft;

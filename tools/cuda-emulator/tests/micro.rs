@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::process::Command;
 
+use emucuda::exec::Options;
 use emucuda::ptx::parse;
 
 use crate::cases::{head, list};
 use crate::nvcc;
+use crate::run::run;
 
 #[test]
 fn names_are_unique() {
@@ -52,4 +54,23 @@ fn ptxas_accepts_all() {
         assert!(output.status.success(), "{}\n{said}", path.display());
         std::fs::remove_file(&path).expect("the text can be removed");
     }
+}
+
+/// Under checks and without them; on one thread and on two.
+#[test]
+fn results_are_the_manuals() {
+    let mut failures = Vec::new();
+    let cases = list();
+    for case in &cases {
+        for (checked, threads) in [(true, 1), (false, 2)] {
+            let found = run(case, &Options { checked, threads });
+            if let Err(message) = found.and_then(|output| case.check(&output)) {
+                let mode = if checked { "checked" } else { "unchecked" };
+                failures.push(format!("{} ({mode}): {message}", case.name));
+                break;
+            }
+        }
+    }
+    let (failed, all) = (failures.len(), cases.len());
+    assert!(failures.is_empty(), "{failed} of {all} cases fail:\n{}", failures.join("\n"));
 }

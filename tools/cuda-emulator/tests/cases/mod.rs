@@ -11,6 +11,7 @@ mod convert;
 mod float;
 mod half;
 mod integer;
+mod judge;
 mod matrix;
 mod memory;
 mod values;
