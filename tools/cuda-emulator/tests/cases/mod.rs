@@ -1,9 +1,11 @@
 //! Micro-kernels: each runs one instruction, or a few, on inputs of its own, and says what must come
 //! out by the PTX manual. They are data, so that the emulator and a GPU run the same.
 
+mod address;
 mod approximate;
 mod atomic;
 mod bits;
+mod block;
 mod build;
 mod compare;
 mod control;
@@ -90,9 +92,11 @@ pub fn list() -> Vec<Case> {
         half::cases,
         convert::cases,
         memory::cases,
+        address::cases,
         atomic::cases,
         warp::cases,
         control::cases,
+        block::cases,
         matrix::cases,
     ];
     groups.into_iter().flat_map(|cases| cases()).collect()
