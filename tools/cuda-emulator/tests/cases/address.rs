@@ -1,15 +1,12 @@
-//! Addresses, variables and parameters; registers put together and taken apart.
+//! Addresses, variables and parameters.
 
 use super::build::{kernel, words};
 use super::{Case, Expected};
-use crate::random::Random;
 
 const GROUP: &str = "address";
 
-type Unary = fn(u64) -> u64;
-
 pub fn cases() -> Vec<Case> {
-    [windows(), variables(), parameters(), moves()].into_iter().flatten().collect()
+    [windows(), variables(), parameters()].into_iter().flatten().collect()
 }
 
 /// Generic addresses of every space, and back.
@@ -198,57 +195,4 @@ fn parameters() -> Vec<Case> {
         .ptx
         .replace(".param .u64 output)", ".param .u64 output, .param .align 16 .b8 extra[48])");
     vec![Case { block: [1; 3], extra: bytes, ptx, ..case }]
-}
-
-/// Registers put together and taken apart.
-fn moves() -> Vec<Case> {
-    let mut random = Random::new(3);
-    let input: Vec<u64> = (0..32).map(|_| random.next()).collect();
-    let functions: [(&str, &str, Unary); 7] = [
-        ("mov.b64 {b32}", ".reg .b32 l, h; mov.b64 {l, h}, x; mov.b64 x, {h, l};", |x| {
-            x.rotate_left(32)
-        }),
-        (
-            "mov.b64 {b16}",
-            ".reg .b16 a, b, c, d; mov.b64 {a, b, c, d}, x; mov.b64 x, {b, d, a, c};",
-            |x| x >> 16 & 0xFFFF | (x >> 48) << 16 | (x & 0xFFFF) << 32 | (x >> 32 & 0xFFFF) << 48,
-        ),
-        (
-            "mov.b32 {b16}",
-            ".reg .b16 a, b; .reg .b32 y; cvt.u32.u64 y, x; mov.b32 {a, b}, y; mov.b32 y, {b, a}; cvt.u64.u32 x, y;",
-            |x| u64::from((x as u32).rotate_left(16)),
-        ),
-        (
-            "mov.b32 {b8}",
-            ".reg .b8 a, b, c, d; .reg .b32 y; cvt.u32.u64 y, x; mov.b32 {a, b, c, d}, y; \
-             mov.b32 y, {d, c, b, a}; cvt.u64.u32 x, y;",
-            |x| u64::from((x as u32).swap_bytes()),
-        ),
-        ("mov.b64 {_, b32}", ".reg .b32 h; mov.b64 {_, h}, x; cvt.u64.u32 x, h;", |x| x >> 32),
-        (
-            "mov.b32 {0, b16}",
-            ".reg .b16 a; .reg .b32 y; cvt.u16.u64 a, x; mov.b32 y, {0, a}; cvt.u64.u32 x, y;",
-            |x| (x & 0xFFFF) << 16,
-        ),
-        (
-            "mov.f32",
-            ".reg .f32 f; .reg .b32 l, h; mov.b64 {l, h}, x; mov.b32 f, h; mov.f32 f, f; mov.b32 h, f; \
-             mov.b64 x, {h, l};",
-            |x| x.rotate_left(32),
-        ),
-    ];
-    let case = |(name, text, f): (&str, &str, Unary)| {
-        let body = format!(
-            "    .reg .b64 at, x;
-    mad.wide.u32 at, %thread, 8, %input;
-    ld.global.b64 x, [at];
-    {{ {text} }}
-    mad.wide.u32 at, %thread, 8, %output;
-    st.global.b64 [at], x;
-"
-        );
-        let bytes = |f: Unary| input.iter().flat_map(|&x| f(x).to_le_bytes()).collect();
-        kernel(GROUP, name, "", &body, bytes(|x| x), Expected::Bits(bytes(f)))
-    };
-    functions.into_iter().map(case).collect()
 }

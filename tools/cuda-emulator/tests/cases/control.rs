@@ -6,7 +6,7 @@ use super::{Case, Expected};
 const GROUP: &str = "control";
 
 pub fn cases() -> Vec<Case> {
-    [guards(), branches(), exits(), calls(), pressure()].into_iter().flatten().collect()
+    [guards(), branches(), exits(), calls()].into_iter().flatten().collect()
 }
 
 /// A warp of which lane `i` stores `x` and must store `expected(i)`.
@@ -377,48 +377,4 @@ EVEN:
             |i| 100 * (i + 1) + i,
         ),
     ]
-}
-
-/// More values alive at once than a GPU has registers for, of every width, across a loop.
-fn pressure() -> Vec<Case> {
-    let count = 80;
-    let mut body =
-        "    .reg .b32 w<80>; .reg .b64 d<80>; .reg .pred q<80>; .reg .b32 k, s; .reg .pred p;\n"
-            .to_owned();
-    for i in 0..count {
-        body += &format!(
-            "    mad.lo.u32 w{i}, %thread, {}, {i};\n    mul.wide.u32 d{i}, w{i}, {};\n    setp.gt.u32 q{i}, w{i}, {};\n",
-            i + 1,
-            i + 3,
-            i * 16
-        );
-    }
-    body += "    mov.u32 k, 0;\nNEXT:\n";
-    for i in 0..count {
-        let j = (i * 7 + 3) % count;
-        body += &format!("    add.u32 w{i}, w{i}, w{j};\n    cvt.u64.u32 d{i}, w{j};\n");
-    }
-    body += "    add.u32 k, k, 1;\n    setp.lt.u32 p, k, 3;\n    @p bra NEXT;\n    mov.u32 x, 0;\n";
-    for i in (0..count).rev() {
-        body += &format!(
-            "    mad.lo.u32 x, x, 3, w{i};\n    cvt.u32.u64 s, d{i};\n    xor.b32 x, x, s;\n    @q{i} add.u32 x, x, 1;\n"
-        );
-    }
-    let expected = move |thread: u32| {
-        let mut w: Vec<u32> = (0..count).map(|i| thread * (i + 1) + i).collect();
-        let mut d = vec![0u32; count as usize];
-        let q: Vec<bool> = (0..count).map(|i| w[i as usize] > i * 16).collect();
-        for _ in 0..3 {
-            for i in 0..count as usize {
-                let j = (i * 7 + 3) % count as usize;
-                w[i] = w[i].wrapping_add(w[j]);
-                d[i] = w[j];
-            }
-        }
-        (0..count as usize).rev().fold(0u32, |x, i| {
-            let x = x.wrapping_mul(3).wrapping_add(w[i]) ^ d[i];
-            x.wrapping_add(q[i].into())
-        })
-    };
-    vec![warp("many registers", &body, expected)]
 }

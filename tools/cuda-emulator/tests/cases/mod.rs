@@ -16,6 +16,7 @@ mod integer;
 mod judge;
 mod matrix;
 mod memory;
+mod registers;
 mod values;
 mod warp;
 
@@ -93,6 +94,7 @@ pub fn list() -> Vec<Case> {
         convert::cases,
         memory::cases,
         address::cases,
+        registers::cases,
         atomic::cases,
         warp::cases,
         control::cases,
