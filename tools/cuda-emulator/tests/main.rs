@@ -1,7 +1,9 @@
 //! The emulator's tests: the reader of PTX, and every instruction against what its manual says.
 
 mod cases;
+mod device;
 mod fatbin;
+mod kernels;
 mod micro;
 mod nvcc;
 mod ptx;
