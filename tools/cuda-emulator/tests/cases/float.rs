@@ -212,6 +212,18 @@ fn extremes() -> Vec<Case> {
             }));
         }
     }
+    // Of magnitudes, with the product of the signs.
+    for (name, is_min) in [("min", true), ("max", false)] {
+        for nan in [false, true] {
+            let opcode = format!("{name}{}.xorsign.abs.f32", if nan { ".NaN" } else { "" });
+            cases.push(operation_lanes(F32, opcode, 2).on("sm_90").floats(F32, |row| {
+                let sign = (row[0] ^ row[1]) & F32.sign();
+                let [a, b] = [0, 1].map(|i: usize| row[i] & !F32.sign());
+                let size = extreme(F32, a, b, is_min, nan);
+                Some(if F32.is_nan(size) { size } else { size | sign })
+            }));
+        }
+    }
     cases
 }
 

@@ -224,6 +224,7 @@ fn hints() -> Vec<Case> {
         "ld.weak.global.u32",
         "ld.relaxed.gpu.global.u32",
         "ld.acquire.sys.global.u32",
+        "ldu.global.u32",
     ];
     let stores = [
         "st.global.wb.u32",
@@ -257,21 +258,25 @@ fn hints() -> Vec<Case> {
 /// They change nothing that one thread can see.
 fn fences() -> Vec<Case> {
     let texts = [
-        "membar.cta;",
-        "membar.gl;",
-        "membar.sys;",
-        "fence.acq_rel.cta;",
-        "fence.acq_rel.gpu;",
-        "fence.sc.sys;",
-        "prefetch.global.L1 [at];",
-        "prefetch.global.L2 [at];",
-        "prefetchu.L1 [at];",
-        "nanosleep.u32 20;",
+        ("membar.cta", "membar.cta;"),
+        ("membar.gl", "membar.gl;"),
+        ("membar.sys", "membar.sys;"),
+        ("fence.acq_rel.cta", "fence.acq_rel.cta;"),
+        ("fence.acq_rel.gpu", "fence.acq_rel.gpu;"),
+        ("fence.sc.sys", "fence.sc.sys;"),
+        ("prefetch.global.L1", "prefetch.global.L1 [at];"),
+        ("prefetch.global.L2", "prefetch.global.L2 [at];"),
+        ("prefetchu.L1", "prefetchu.L1 [at];"),
+        ("applypriority", "applypriority.global.L2::evict_normal [line], 128;"),
+        ("createpolicy", "createpolicy.fractional.L2::evict_last.b64 line, 1.0;"),
+        ("nanosleep.u32", "nanosleep.u32 20;"),
+        ("pmevent", "pmevent 3;"),
     ];
     let input = words(0..32);
-    let case = |text: &str| {
+    let case = |(name, text): (&str, &str)| {
         let body = format!(
-            "    .reg .b64 at, out; .reg .b32 x;
+            "    .reg .b64 at, out, line; .reg .b32 x;
+    and.b64 line, %input, -128;
     mad.wide.u32 at, %thread, 4, %input;
     mad.wide.u32 out, %thread, 4, %output;
     ld.global.u32 x, [at];
@@ -279,7 +284,6 @@ fn fences() -> Vec<Case> {
     st.global.u32 [out], x;
 "
         );
-        let name = text.trim_end_matches(';').trim_end_matches(" [at]");
         kernel(GROUP, name, "", &body, input.clone(), Expected::Bits(input.clone()))
     };
     texts.into_iter().map(case).collect()

@@ -28,6 +28,7 @@ pub fn head(target: &str) -> String {
 }
 
 /// A kernel with two parameters, the addresses of `input` and of `output` bytes that hold 0xFF.
+#[derive(Clone)]
 pub struct Case {
     /// Unique: what is tested, most often the opcode.
     pub name: String,
@@ -47,6 +48,7 @@ pub struct Case {
     pub expected: Expected,
 }
 
+#[derive(Clone)]
 pub enum Expected {
     /// These bytes.
     Bits(Vec<u8>),

@@ -1,15 +1,17 @@
 //! Registers: put together, taken apart, and many of them.
 
-use super::build::{kernel, words};
+use super::build::{kernel, lanes, words};
+use super::values::{Kind, mask, value};
 use super::{Case, Expected};
 use crate::random::Random;
+use crate::soft::{F32, F64, Format, Mode, add};
 
 const GROUP: &str = "registers";
 
 type Unary = fn(u64) -> u64;
 
 pub fn cases() -> Vec<Case> {
-    [moves(), pressure()].into_iter().flatten().collect()
+    [moves(), immediates(), pressure()].into_iter().flatten().collect()
 }
 
 /// Registers put together and taken apart.
@@ -63,6 +65,45 @@ fn moves() -> Vec<Case> {
         kernel(GROUP, name, "", &body, bytes(|x| x), Expected::Bits(bytes(f)))
     };
     functions.into_iter().map(case).collect()
+}
+
+/// Literals of every kind as operands.
+fn immediates() -> Vec<Case> {
+    let (word, long) = (Kind::Integer(32), Kind::Integer(64));
+    let near = Mode::Nearest;
+    let sum = |format: Format, bits: u64, literal: f64| {
+        let literal = F64.decode(literal.to_bits());
+        format.encode(&add(&format.decode(bits), &literal, near), near)
+    };
+    let case = |kind: Kind, text: &str| {
+        lanes(GROUP, text.trim_end_matches(';'), &[kind], kind.width(), text)
+    };
+    vec![
+        case(word, "add.s32 d, a, -7;").bits(|row| Some(row[0].wrapping_sub(7) & mask(32))),
+        case(word, "sub.s32 d, -2147483648, a;")
+            .bits(|row| Some((1u64 << 31).wrapping_sub(row[0]) & mask(32))),
+        case(word, "mul.lo.u32 d, a, 0xFFFFFFFF;")
+            .bits(|row| Some(row[0].wrapping_neg() & mask(32))),
+        case(word, "and.b32 d, 0b1101, a;").bits(|row| Some(row[0] & 13)),
+        case(word, "or.b32 d, a, 0377;").bits(|row| Some(row[0] | 255)),
+        case(word, "shl.b32 d, a, 33;").bits(|_| Some(0)),
+        case(word, "selp.b32 d, 5, -5, 1;").bits(|_| Some(5)),
+        case(Kind::Integer(16), "add.s16 d, a, -3;")
+            .bits(|row| Some(row[0].wrapping_sub(3) & mask(16))),
+        case(long, "add.s64 d, a, -1;").bits(|row| Some(row[0].wrapping_sub(1))),
+        case(long, "and.b64 d, a, 0xFFFFFFFF00000000;").bits(|row| Some(row[0] & !mask(32))),
+        case(long, "mov.b64 d, 0x8000000000000001;").bits(|_| Some(1 << 63 | 1)),
+        case(Kind::Float(F32), "add.f32 d, a, 0f3FC00000;")
+            .floats(F32, |row| Some(sum(F32, row[0], 1.5))),
+        case(Kind::Float(F32), "add.f32 d, a, -2.5;")
+            .floats(F32, |row| Some(sum(F32, row[0], -2.5))),
+        case(Kind::Float(F64), "add.f64 d, 0dC00C000000000000, a;")
+            .floats(F64, |row| Some(sum(F64, row[0], -3.5))),
+        case(Kind::Float(F64), "add.f64 d, a, 1.25;")
+            .floats(F64, |row| Some(sum(F64, row[0], 1.25))),
+        lanes(GROUP, "mad.wide.s32 d, a, -1000, 5", &[word], 64, "mad.wide.s32 d, a, -1000, 5;")
+            .bits(|row| Some((value(row[0], 32, true) * -1000 + 5) as u64)),
+    ]
 }
 
 /// More values alive at once than a GPU has registers for, of every width, across a loop.
