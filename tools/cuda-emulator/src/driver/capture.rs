@@ -17,7 +17,7 @@ use super::table::new_handle;
 use super::work::Work;
 use super::{Driver, State};
 
-pub struct Capture {
+pub(super) struct Capture {
     pub id: u64,
     origin: CUstream,
     mode: Mode,
@@ -59,7 +59,7 @@ impl Capture {
 }
 
 /// Adds work of a stream to the capture it is in.
-pub fn add(state: &mut State, capture: u64, stream: CUstream, work: Work) -> Done {
+pub(super) fn add(state: &mut State, capture: u64, stream: CUstream, work: Work) -> Done {
     let capture = state.captures.get_mut(capture)?;
     let waits_for = capture.frontier(stream);
     capture.streams.insert(stream, vec![capture.nodes.len()]);
@@ -68,7 +68,7 @@ pub fn add(state: &mut State, capture: u64, stream: CUstream, work: Work) -> Don
 }
 
 /// Makes a stream wait for an event: nothing to do for a synchronous one, an edge of the graph in a capture.
-pub fn wait(driver: &Driver, stream: CUstream, event: CUevent, flags: u32) -> Done {
+pub(super) fn wait(driver: &Driver, stream: CUstream, event: CUevent, flags: u32) -> Done {
     let mut state = driver.state();
     let last = state.events.get(event)?.last.clone();
     let ours = state.capture_of(stream)?;

@@ -5,8 +5,8 @@
 
 pub mod api;
 mod attributes;
-mod blas;
-mod capture;
+pub mod blas;
+pub mod capture;
 pub mod context;
 pub mod copy;
 pub mod device;
@@ -39,8 +39,6 @@ use settings::{Settings, settings};
 use stream::Stream;
 use table::Table;
 use work::Work;
-
-pub use blas::{emucuda_range, emucuda_run};
 
 /// The driver of the process, from cuInit on.
 pub struct Driver {
