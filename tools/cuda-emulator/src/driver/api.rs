@@ -1,8 +1,9 @@
-//! What every exported function shares: the types of its arguments, its log line, its way of failing.
+//! What every exported function shares: the types of its arguments, its log line, its way of
+//! failing.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,8 +13,8 @@ use super::settings::settings;
 pub type CUdevice = c_int;
 pub type CUdeviceptr = u64;
 
-// Handles are opaque pointers in the manual. Here they are numbers that are never used twice: a stale
-// one, or one of another kind, is found in no table.
+// Handles are opaque pointers in the manual. Here they are numbers that are never used twice: a
+// stale one, or one of another kind, is found in no table.
 pub type CUcontext = u64;
 pub type CUstream = u64;
 pub type CUevent = u64;
@@ -54,14 +55,42 @@ pub unsafe fn text<'a>(text: *const c_char) -> Result<&'a CStr, CUresult> {
 }
 
 thread_local! {
-    static LAST_REPORT: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Why the call in progress fails, and why the last call that failed did.
+    static REPORT: RefCell<Option<String>> = const { RefCell::new(None) };
+    static LAST_FAILURE: RefCell<Failure> = RefCell::default();
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Tells on stderr why the call in progress fails, and keeps it for [`emucuda_last_report`].
+/// The last call of a thread that failed.
+#[derive(Default)]
+struct Failure {
+    code: Option<CUresult>,
+    report: String,
+    /// What cuGetErrorString answered for it.
+    text: Option<&'static CStr>,
+}
+
+/// Tells on stderr why the call in progress fails, and keeps it for cuGetErrorString and
+/// [`emucuda_last_report`].
 pub fn report(sentence: String) {
     eprintln!("cuda-emulator: {sentence}");
-    LAST_REPORT.set(sentence);
+    REPORT.set(Some(sentence));
+}
+
+/// The sentence of a code; and, if it is that of this thread's last failure, the report of that.
+pub fn explain(code: CUresult) -> Option<&'static CStr> {
+    let sentence = code.sentence()?;
+    LAST_FAILURE.with_borrow_mut(|last| {
+        if last.code != Some(code) || last.report.is_empty() {
+            return Some(sentence);
+        }
+        // Leaked, because a program may keep such a text for ever; once per failure.
+        let text = last.text.get_or_insert_with(|| {
+            let text = format!("{}: {}", sentence.to_string_lossy(), last.report);
+            CString::new(text).map_or(sentence, |text| Box::leak(text.into_boxed_c_str()))
+        });
+        Some(*text)
+    })
 }
 
 /// Reports and fails.
@@ -88,8 +117,8 @@ pub fn may_call() -> Done {
     Ok(())
 }
 
-/// Runs the body of an exported function. A panic of the emulator becomes `CUDA_ERROR_UNKNOWN`: it must not
-/// unwind into a caller written in C.
+/// Runs the body of an exported function. A panic of the emulator becomes `CUDA_ERROR_UNKNOWN`: it
+/// must not unwind into a caller written in C.
 pub fn call(log_line: Option<String>, body: impl FnOnce() -> Done) -> CUresult {
     let result = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CUresult::SUCCESS,
@@ -99,6 +128,10 @@ pub fn call(log_line: Option<String>, body: impl FnOnce() -> Done) -> CUresult {
             CUresult::UNKNOWN
         }
     };
+    if result != CUresult::SUCCESS {
+        let report = REPORT.take().unwrap_or_default();
+        LAST_FAILURE.set(Failure { code: Some(result), report, text: None });
+    }
     if let Some(line) = log_line {
         eprintln!("cuda-emulator: {line} = {result:?}");
     }
@@ -137,14 +170,14 @@ macro_rules! api {
 }
 pub(crate) use api;
 
-/// Copies the last report of a refusal or fault on this thread, cut to `bytes`, without a zero byte at its end.
-/// Returns the bytes of the whole report.
+/// Copies why this thread's last call that failed did, cut to `bytes`, without a zero byte at its
+/// end. Returns the bytes of the whole report.
 ///
 /// # Safety
 /// `buffer` is null or has room for `bytes`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn emucuda_last_report(buffer: *mut u8, bytes: usize) -> usize {
-    LAST_REPORT.with_borrow(|report| {
+    LAST_FAILURE.with_borrow(|Failure { report, .. }| {
         if !buffer.is_null() {
             let bytes = bytes.min(report.len());
             // SAFETY: the caller promises the room.

@@ -21,21 +21,22 @@ pub const CAPABILITY: (i32, i32) = (8, 0);
 /// Numbers that the driver's header of CUDA 13 knows.
 const KNOWN: std::ops::RangeInclusive<i32> = 1..=162;
 
-/// The value of an attribute by its number in `CUdevice_attribute`. What the emulator does not have (textures,
-/// managed memory, clusters) is 0. Clocks and widths are those of an A100: they say nothing about speed here.
+/// The value of an attribute by its number in `CUdevice_attribute`. What the emulator does not have
+/// (textures, managed memory, clusters) is 0. Clocks and widths are those of an A100: they say
+/// nothing about speed here.
 pub fn attribute(number: i32) -> Result<i32, CUresult> {
     Ok(match number {
         1 => MAX_THREADS_PER_BLOCK as i32,
         2..=4 => MAX_BLOCK[(number - 2) as usize] as i32,
         5..=7 => MAX_GRID[(number - 5) as usize] as i32,
         8 => SHARED_PER_BLOCK as i32,
-        9 => 64 << 10,     // bytes of constant memory
-        10 => WARP as i32, //
-        11 => i32::MAX,    // bytes of a pitch
-        12 => 64 << 10,    // registers per block
-        13 => 1_410_000,   // clock, kHz
-        14 => 512,         // texture alignment
-        15 => 1,           // copies overlap kernels
+        9 => 64 << 10, // bytes of constant memory
+        10 => WARP as i32,
+        11 => i32::MAX,  // bytes of a pitch
+        12 => 64 << 10,  // registers per block
+        13 => 1_410_000, // clock, kHz
+        14 => 512,       // texture alignment
+        15 => 1,         // copies overlap kernels
         16 => MULTIPROCESSORS as i32,
         19 => 1,         // pinned host memory has a device address
         31 => 1,         // concurrent kernels

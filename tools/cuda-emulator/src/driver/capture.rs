@@ -1,8 +1,8 @@
 //! Capture of streams into a graph, and what a program may not do meanwhile.
 //!
-//! A capture begins in one stream, its origin. A stream that waits for an event recorded in the capture joins it. An operation
-//! that conflicts with a capture fails and invalidates the capture: everything in it fails from there on, and
-//! so does its end.
+//! A capture begins in one stream, its origin. A stream that waits for an event recorded in the
+//! capture joins it. An operation that conflicts with a capture fails and invalidates the capture:
+//! everything in it fails from there on, and so does its end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +67,8 @@ pub(super) fn add(state: &mut State, capture: u64, stream: CUstream, work: Work)
     Ok(())
 }
 
-/// Makes a stream wait for an event: nothing to do for a synchronous one, an edge of the graph in a capture.
+/// Makes a stream wait for an event: nothing to do for a synchronous one, an edge of the graph in a
+/// capture.
 pub(super) fn wait(driver: &Driver, stream: CUstream, event: CUevent, flags: u32) -> Done {
     let mut state = driver.state();
     let last = state.events.get(event)?.last.clone();
@@ -148,7 +149,8 @@ impl State {
         any
     }
 
-    /// The legacy stream waits for every blocking stream and they for it, which a capture cannot express.
+    /// The legacy stream waits for every blocking stream and they for it, which a capture cannot
+    /// express.
     pub fn forbid_implicit_dependency(&mut self, stream: CUstream) -> Done {
         if is_legacy(stream) && self.invalidate_captures(|capture| capture.is_blocking) {
             return refuse(
@@ -161,8 +163,8 @@ impl State {
         Ok(())
     }
 
-    /// Calls that may wait for the device are forbidden to the thread that captures, and to all threads while a
-    /// capture is global.
+    /// Calls that may wait for the device are forbidden to the thread that captures, and to all
+    /// threads while a capture is global.
     pub fn forbid_unsafe_call(&mut self, what: &str) -> Done {
         let here = thread::current().id();
         let forbids = |capture: &Capture| match capture.mode {
@@ -179,8 +181,8 @@ impl State {
         Ok(())
     }
 
-    /// [`State::forbid_implicit_dependency`] and [`State::forbid_unsafe_call`]: for a call that works in the legacy stream
-    /// and waits for it.
+    /// [`State::forbid_implicit_dependency`] and [`State::forbid_unsafe_call`]: for a call that
+    /// works in the legacy stream and waits for it.
     pub fn forbid_synchronous_call(&mut self, what: &str) -> Done {
         self.forbid_implicit_dependency(0)?;
         self.forbid_unsafe_call(what)
@@ -263,9 +265,12 @@ api! {
         }
         if !capture.is_joined() {
             put(graph, 0)?;
-            let sentence = "a stream's work in the capture comes before nothing in its first stream: \
-                            let that stream wait for an event recorded after the work";
-            return refuse(CUresult::STREAM_CAPTURE_UNJOINED, sentence.into());
+            return refuse(
+                CUresult::STREAM_CAPTURE_UNJOINED,
+                "a stream joined the capture and has work that nothing waits for: let the stream \
+                 where the capture began wait for an event recorded after it"
+                    .into(),
+            );
         }
         put(graph, state.graphs.insert(Graph { nodes: Arc::new(capture.nodes) }))
     }

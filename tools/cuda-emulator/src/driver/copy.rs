@@ -25,12 +25,14 @@ pub enum Place {
 
 use Place::{Device, Host};
 
-/// A value of `unit` bytes, `count` times.
+/// A value of `unit` bytes, `count` times in each of `rows` rows that lie `pitch` bytes apart.
 pub struct Fill {
     address: u64,
     value: u32,
     unit: usize,
     count: usize,
+    rows: usize,
+    pitch: usize,
 }
 
 /// Unified addressing: the address says whose memory it is.
@@ -85,10 +87,18 @@ impl Driver {
     }
 
     fn fill(&self, address: u64, value: u32, unit: usize, count: usize, stream: CUstream) -> Done {
-        if !address.is_multiple_of(unit as u64) {
+        let pitch = unit.checked_mul(count).ok_or(CUresult::INVALID_VALUE)?;
+        self.fill_rows(Fill { address, value, unit, count, rows: 1, pitch }, stream)
+    }
+
+    fn fill_rows(&self, fill: Fill, stream: CUstream) -> Done {
+        let unit = fill.unit as u64;
+        let is_aligned = fill.address.is_multiple_of(unit) && fill.pitch.is_multiple_of(fill.unit);
+        let row = fill.unit.checked_mul(fill.count).ok_or(CUresult::INVALID_VALUE)?;
+        if !is_aligned || (fill.rows > 1 && row > fill.pitch) {
             return Err(CUresult::INVALID_VALUE);
         }
-        self.submit(stream, Work::Fill(Fill { address, value, unit, count }))
+        self.submit(stream, Work::Fill(fill))
     }
 
     fn fill_and_wait(&self, address: u64, value: u32, unit: usize, count: usize) -> Done {
@@ -156,8 +166,8 @@ impl Driver {
         if count > 0 && state.uninitialised == 0 {
             let near = self.memory.describe(BASE + offset, bytes as u64).0;
             eprintln!(
-                "cuda-emulator: note: {count} of {bytes} bytes copied to the host were never written. \
-                 {near} Later copies of this kind are not told."
+                "cuda-emulator: note: {count} of {bytes} bytes copied to the host were never \
+                 written. {near} Later copies of this kind are not told."
             );
         }
         state.uninitialised += count as u64;
@@ -166,20 +176,24 @@ impl Driver {
 
 impl Fill {
     pub fn run(&self, driver: &Driver) -> Done {
-        let bytes = self.unit.checked_mul(self.count).ok_or(CUresult::INVALID_VALUE)?;
-        if bytes == 0 {
+        let row = self.unit * self.count;
+        if row == 0 || self.rows == 0 {
             return Ok(());
         }
-        let offset = driver.range("a fill writes", self.address, bytes)?;
+        let before_last = self.pitch.checked_mul(self.rows - 1);
+        let bytes = before_last.and_then(|bytes| bytes.checked_add(row));
+        let bytes = bytes.ok_or(CUresult::INVALID_VALUE)?;
+        let first = driver.range("a fill writes", self.address, bytes)?;
         let region = driver.memory.region();
-        let value = self.value.to_le_bytes();
-        // SAFETY: `range` found the bytes, and only the holder of `execution` touches them.
-        let target =
-            unsafe { std::slice::from_raw_parts_mut(region.data().add(offset as usize), bytes) };
-        target
-            .chunks_exact_mut(self.unit)
-            .for_each(|chunk| chunk.copy_from_slice(&value[..self.unit]));
-        region.mark(offset, bytes, INITIALISED, 0);
+        let value = &self.value.to_le_bytes()[..self.unit];
+        for i in 0..self.rows {
+            let offset = first + (i * self.pitch) as u64;
+            // SAFETY: `range` found the bytes, and only the holder of `execution` touches them.
+            let target =
+                unsafe { std::slice::from_raw_parts_mut(region.data().add(offset as usize), row) };
+            target.chunks_exact_mut(self.unit).for_each(|chunk| chunk.copy_from_slice(value));
+            region.mark(offset, row, INITIALISED, 0);
+        }
         Ok(())
     }
 }
@@ -249,5 +263,17 @@ api! {
 
     fn cuMemsetD32Async(to: CUdeviceptr, value: u32, count: usize, stream: CUstream) {
         Driver::current()?.fill(to, value, 4, count, stream)
+    }
+    fn cuMemsetD2D8Async(
+        to: CUdeviceptr,
+        pitch: usize,
+        value: u8,
+        width: usize,
+        height: usize,
+        stream: CUstream,
+    ) {
+        let (value, count, rows) = (value.into(), width, height);
+        let fill = Fill { address: to, value, unit: 1, count, rows, pitch };
+        Driver::current()?.fill_rows(fill, stream)
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::fmt;
 use std::ptr::null;
 
-use super::api::{Out, api, put};
+use super::api::{Out, api, explain, put};
 
 /// A result code; `CUDA_SUCCESS` is [`CUresult::SUCCESS`].
 #[repr(transparent)]
@@ -122,6 +122,6 @@ api! {
     }
 
     fn cuGetErrorString(error: CUresult, text: Out<*const c_char>) {
-        put_text(text, error.sentence())
+        put_text(text, explain(error))
     }
 }

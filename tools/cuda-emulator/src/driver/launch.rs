@@ -106,7 +106,8 @@ unsafe fn read_params(
     if !pointers.is_null() && !extra.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    // SAFETY: the caller's promise: one pointer for each parameter, to as many bytes; or a list of pairs that ends.
+    // SAFETY: the caller's promise: one pointer for each parameter, to as many bytes; or a list of
+    // pairs that ends.
     unsafe {
         if !extra.is_null() {
             let (mut buffer, mut bytes) = (null_mut::<u8>().cast_const(), 0);
@@ -146,8 +147,8 @@ unsafe fn read_params(
 }
 
 impl Function {
-    /// Blocks of `threads` threads and so much dynamic shared memory that fit on one multiprocessor. Registers, which PTX does
-    /// not tell, are left out.
+    /// Blocks of `threads` threads and so much dynamic shared memory that fit on one
+    /// multiprocessor. Registers, which PTX does not tell, are left out.
     fn blocks_per_multiprocessor(&self, threads: u32, dynamic_shared: usize) -> u32 {
         if threads > self.kernel.max_threads || dynamic_shared > self.max_dynamic_shared as usize {
             return 0;
@@ -183,8 +184,8 @@ impl Function {
         }
         if dynamic_shared > self.max_dynamic_shared {
             let sentence = format!(
-                "{name}: {dynamic_shared} bytes of dynamic shared memory beside {} static ones; allowed are {}, \
-                 and after cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) up to {}",
+                "{name}: {dynamic_shared} bytes of dynamic shared memory beside {} static ones; \
+                 allowed are {}, and after cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) up to {}",
                 self.kernel.static_shared,
                 self.max_dynamic_shared,
                 SHARED_PER_BLOCK_OPT_IN.saturating_sub(self.kernel.static_shared)

@@ -10,7 +10,8 @@ use crate::memory::{BASE, INITIALISED, Memory};
 /// A page-locked range of host memory.
 pub struct Pinned {
     pub bytes: usize,
-    /// Where kernels see it: it then lies in device memory. `None` for a range of the program's own.
+    /// Where kernels see it: it then lies in device memory. `None` for a range of the program's
+    /// own.
     pub device: Option<CUdeviceptr>,
 }
 
@@ -40,7 +41,8 @@ fn allocate(driver: &Driver, address: Out<CUdeviceptr>, bytes: usize) -> Done {
     let allocated = if bytes <= free { driver.memory.allocate(bytes, "allocation") } else { None };
     let Some(new) = allocated else {
         let sentence = format!(
-            "no room for {bytes} bytes: {free} of {} are free; CUDA_EMULATOR_MEMORY sets the total in MiB",
+            "no room for {bytes} bytes: {free} of {} are free; CUDA_EMULATOR_MEMORY sets the total \
+             in MiB",
             driver.settings.memory
         );
         return refuse(CUresult::OUT_OF_MEMORY, sentence);
@@ -77,7 +79,8 @@ const HOST_FLAGS: u32 = 1 | 2 | 4;
 /// CU_MEMHOSTREGISTER_PORTABLE, _DEVICEMAP, _READ_ONLY
 const REGISTER_FLAGS: u32 = 1 | 2 | 8;
 
-/// Host memory that kernels see too: a part of device memory, reached through the emulator's mapping of it.
+/// Host memory that kernels see too: a part of device memory, reached through the emulator's
+/// mapping of it.
 fn allocate_host(host: Out<*mut c_void>, bytes: usize, flags: u32) -> Done {
     let driver = Driver::current()?;
     let mut state = driver.state();

@@ -1,7 +1,8 @@
 //! The CUDA driver's C functions, over the interpreter.
 //!
-//! There is one device, one context (the primary one) and one state for the process. Streams are synchronous: work runs
-//! inside the call that submits it, unless its stream is being captured into a graph.
+//! There is one device, one context (the primary one) and one state for the process. Streams are
+//! synchronous: work runs inside the call that submits it, unless its stream is being captured into
+//! a graph.
 
 pub mod api;
 mod attributes;
@@ -45,7 +46,8 @@ pub struct Driver {
     memory: Memory,
     settings: &'static Settings,
     state: Mutex<State>,
-    /// Held while work runs, so that the device does one thing at a time. Taken before `state`, never while holding it.
+    /// Held while work runs, so that the device does one thing at a time. Taken before `state`,
+    /// never while holding it.
     execution: Mutex<()>,
 }
 
@@ -130,8 +132,8 @@ fn initialise() -> Result<Driver, String> {
     if !settings.quiet {
         let checks = if settings.checked { "on" } else { "off" };
         eprintln!(
-            "cuda-emulator: the CUDA driver of this process is the emulator: sm_80, version {}.{}, checks {checks}, \
-             {} MiB, {} threads",
+            "cuda-emulator: the CUDA driver of this process is the emulator: sm_80, version {}.{}, \
+             checks {checks}, {} MiB, {} threads",
             settings.driver_version / 1000,
             settings.driver_version % 1000 / 10,
             settings.memory >> 20,

@@ -18,8 +18,8 @@ pub struct Function {
     pub max_dynamic_shared: u32,
 }
 
-/// The newest PTX that a driver reads, by the driver's version: the driver of a CUDA release reads that
-/// release's PTX.
+/// The newest PTX that a driver reads, by the driver's version: the driver of a CUDA release reads
+/// that release's PTX.
 const NEWEST_PTX: [(i32, (u32, u32)); 14] = [
     (13020, (9, 2)),
     (13010, (9, 1)),
@@ -72,7 +72,8 @@ unsafe fn load(driver: &Driver, out: Out<CUmodule>, image: *const c_void) -> Don
     let (major, minor) = newest_ptx(version);
     if let Some((ptx_major, ptx_minor)) = ptx_version(&ptx).filter(|&ptx| ptx > (major, minor)) {
         let sentence = format!(
-            "the module is PTX {ptx_major}.{ptx_minor}, which driver {}.{} does not read: up to {major}.{minor}",
+            "the module is PTX {ptx_major}.{ptx_minor}, which driver {}.{} does not read: up to \
+             {major}.{minor}",
             version / 1000,
             version % 1000 / 10
         );
@@ -136,8 +137,8 @@ impl Function {
                 let bytes = u32::try_from(value).ok().filter(|&bytes| bytes <= most);
                 let Some(bytes) = bytes else {
                     let sentence = format!(
-                        "{} asks for {value} bytes of dynamic shared memory; a block has {most} beside its \
-                         {} static ones",
+                        "{} asks for {value} bytes of dynamic shared memory; a block has {most} \
+                         beside its {} static ones",
                         self.kernel.name, self.kernel.static_shared
                     );
                     return refuse(CUresult::INVALID_VALUE, sentence);
@@ -176,8 +177,8 @@ api! {
             return refuse(CUresult::FILE_NOT_FOUND, format!("{path}: cannot be read"));
         };
         image.push(0);
-        // SAFETY: a file's bytes and a zero byte; sizes inside are not checked against the file's, as the driver is not
-        // told them either.
+        // SAFETY: a file's bytes and a zero byte; sizes inside are not checked against the file's,
+        // as the driver is not told them either.
         unsafe { load(driver, module, image.as_ptr().cast()) }
     }
 

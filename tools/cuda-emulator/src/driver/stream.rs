@@ -58,7 +58,8 @@ fn create(stream: Out<CUstream>, flags: u32, priority: i32) -> Result<(), CUresu
 }
 
 impl State {
-    /// Fails, and ends the capture's chances, when the host asks a stream that is captured how far it is.
+    /// Fails, and ends the capture's chances, when the host asks a stream that is captured how far
+    /// it is.
     fn forbid_waiting_for(&mut self, stream: CUstream, what: &str) -> Result<(), CUresult> {
         if let Some(id) = self.streams.get(stream)?.capture {
             self.invalidate_captures(|capture| capture.id == id);
@@ -130,6 +131,7 @@ api! {
         data: *mut std::ffi::c_void,
     ) {
         let function = function.ok_or(CUresult::INVALID_VALUE)?;
-        Driver::current()?.submit(stream, Work::Host(HostFunction { function, data: data as usize }))
+        let function = HostFunction { function, data: data as usize };
+        Driver::current()?.submit(stream, Work::Host(function))
     }
 }

@@ -26,8 +26,8 @@ fn find(name: &CStr) -> Option<*mut c_void> {
 fn this_library() -> Option<*mut c_void> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     let here: fn() -> Option<*mut c_void> = this_library;
-    // SAFETY: an address of this object, and room for what is known of it; all zero is a valid Dl_info. The name
-    // lives as long as the object.
+    // SAFETY: an address of this object, and room for what is known of it; all zero is a valid
+    // Dl_info. The name lives as long as the object.
     unsafe {
         if libc::dladdr(here as *const c_void, info.as_mut_ptr()) == 0 {
             return None;

@@ -10,7 +10,8 @@ pub struct Table<T>(BTreeMap<u64, T>);
 
 /// A handle that no object has had.
 pub fn new_handle() -> u64 {
-    // Far from 0, 1 and 2, which name the built-in streams; in steps, to look like addresses in a log.
+    // Far from 0, 1 and 2, which name the built-in streams; in steps, to look like addresses in a
+    // log.
     static NEXT: AtomicU64 = AtomicU64::new(0x1000);
     NEXT.fetch_add(0x10, Ordering::Relaxed)
 }

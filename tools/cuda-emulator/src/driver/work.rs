@@ -44,8 +44,8 @@ impl Work {
             Work::Graph(nodes) => nodes.iter().try_for_each(|node| node.work.run(driver)),
             Work::Wait => Ok(()),
             Work::Host(HostFunction { function, data }) => {
-                // SAFETY: the manual's contract of cuLaunchHostFunc: the function may be called with its data
-                // until the work ran for the last time.
+                // SAFETY: the manual's contract of cuLaunchHostFunc: the function may be called
+                // with its data until the work ran for the last time.
                 in_host_function(|| unsafe { function(*data as *mut c_void) });
                 Ok(())
             }

@@ -7,7 +7,7 @@ use emucuda::driver::context::*;
 use emucuda::driver::cuDriverGetVersion;
 use emucuda::driver::device::*;
 use emucuda::driver::error::*;
-use emucuda::driver::memory::cuMemGetInfo_v2;
+use emucuda::driver::memory::{cuMemFree_v2, cuMemGetInfo_v2};
 use emucuda::driver::stream::cuStreamCreate;
 
 use super::*;
@@ -42,6 +42,7 @@ fn there_is_one_device_and_it_says_what_it_is() {
 
 #[test]
 fn errors_have_names_and_sentences() {
+    let _driver = driver();
     let text = |code| {
         let name = get_text(|out| call!(cuGetErrorName(CUresult(code), out)));
         (name, get_text(|out| call!(cuGetErrorString(CUresult(code), out))))
@@ -49,6 +50,11 @@ fn errors_have_names_and_sentences() {
     assert_eq!(text(0), ("CUDA_SUCCESS".into(), "no error".into()));
     assert_eq!(text(1).0, "CUDA_ERROR_INVALID_VALUE");
     assert_eq!(text(700).1, "an illegal memory access was encountered");
+    assert_eq!(call!(cuMemFree_v2(8)), CUresult::INVALID_VALUE);
+    let why = "invalid argument: free of 0x8, where no allocation in use starts.";
+    assert!(text(1).1.starts_with(why), "{}", text(1).1);
+    assert_eq!(call!(cuDeviceGetCount(None)), CUresult::INVALID_VALUE);
+    assert_eq!(text(1).1, "invalid argument", "that failure told nothing");
     assert_eq!(call!(cuGetErrorName(CUresult(12345), somewhere())), CUresult::INVALID_VALUE);
     assert_eq!(call!(cuGetErrorName(CUresult(1), nowhere())), CUresult::INVALID_VALUE);
 }
@@ -81,7 +87,8 @@ fn a_thread_needs_the_context() {
     assert_eq!(call!(cuCtxSynchronize()), OK);
 }
 
-/// Runs a test of this file in a process of its own, where it gets `None`; the parent gets what that said on stderr.
+/// Runs a test of this file in a process of its own, where it gets `None`; the parent gets what
+/// that said on stderr.
 fn alone(test: &str, environment: &[(&str, &str)]) -> Option<String> {
     const MARK: &str = "CUDA_EMULATOR_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {

@@ -17,7 +17,8 @@ fn library() -> PathBuf {
     folder.join("libemucuda.so")
 }
 
-/// A context of the emulated driver. Loaded by its path, it is what "libcuda.so" means from then on.
+/// A context of the emulated driver. Loaded by its path, it is what "libcuda.so" means from then
+/// on.
 fn context() -> Arc<CudaContext> {
     static LOAD: Once = Once::new();
     LOAD.call_once(|| {

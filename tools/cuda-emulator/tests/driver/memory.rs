@@ -46,6 +46,22 @@ fn fills_repeat_a_value_of_one_two_or_four_bytes() {
 }
 
 #[test]
+fn a_fill_of_rows_leaves_what_is_between_them() {
+    let _driver = driver();
+    let words = Words::new(&[0; 5]);
+    assert_eq!(call!(cuMemsetD2D8Async(words.address, 8, 9, 2, 2, 0)), OK);
+    assert_eq!(words.read(), [0x0909, 0, 0x0909, 0, 0]);
+    assert_eq!(call!(cuMemsetD2D8Async(words.address, 8, 1, 4, 3, 0)), OK, "to the last byte");
+    assert_eq!(call!(cuMemsetD2D8Async(words.address, 8, 1, 5, 3, 0)), CUresult::INVALID_VALUE);
+    let narrow = call!(cuMemsetD2D8Async(words.address, 2, 1, 4, 2, 0));
+    assert_eq!(narrow, CUresult::INVALID_VALUE, "rows overlap");
+    assert_eq!(call!(cuMemsetD2D8Async(words.address, 8, 1, 0, 9, 0)), OK);
+    let endless = call!(cuMemsetD2D8Async(words.address, usize::MAX, 1, 4, 3, 0));
+    assert_eq!(endless, CUresult::INVALID_VALUE);
+    assert_eq!(words.read()[1], 0);
+}
+
+#[test]
 fn ranges_outside_of_an_allocation_are_refused_in_a_sentence() {
     let _driver = driver();
     let words = Words::new(&[0; 4]);

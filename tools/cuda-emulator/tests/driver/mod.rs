@@ -20,13 +20,15 @@ use emucuda::driver::module::*;
 /// Calls a function of the driver.
 macro_rules! call {
     ($function:ident($($argument:expr),* $(,)?)) => {
-        // SAFETY: these tests pass null, live locals, or handles and device addresses, which the driver checks.
+        // SAFETY: these tests pass null, live locals, or handles and device addresses, which the
+        // driver checks.
         unsafe { $function($($argument),*) }
     };
 }
 pub(crate) use call;
 
-/// Calls a function and gives what it writes into the place that is its first argument, or, after `; out`, its last.
+/// Calls a function and gives what it writes into the place that is its first argument, or, after
+/// `; out`, its last.
 macro_rules! get {
     ($function:ident($($argument:expr),*; out)) => {
         crate::driver::written(|out| call!($function($($argument,)* out)))
@@ -55,7 +57,8 @@ pub fn both_written<A, B>(call: impl FnOnce(Out<A>, Out<B>) -> CUresult) -> (A, 
 
 pub const OK: CUresult = CUresult::SUCCESS;
 
-/// Makes the context current on this thread. One test at a time: captures forbid calls on all threads.
+/// Makes the context current on this thread. One test at a time: captures forbid calls on all
+/// threads.
 pub fn driver() -> MutexGuard<'static, ()> {
     use emucuda::driver::context::{cuCtxSetCurrent, cuDevicePrimaryCtxRetain};
     static ALONE: Mutex<()> = Mutex::new(());
