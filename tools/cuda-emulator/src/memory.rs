@@ -359,7 +359,7 @@ impl Memory {
         if offset < size as u64 {
             let text = format!(
                 "Bytes {offset} to {} of the {freed}{what} of {size} bytes at {start:#x}.",
-                offset + bytes - 1
+                offset.saturating_add(bytes).saturating_sub(1)
             );
             return (text, !is_live);
         }

@@ -48,10 +48,13 @@ fn active(state: &mut State) -> Result<&mut Context, CUresult> {
     state.context.as_mut().ok_or(CUresult::INVALID_CONTEXT)
 }
 
-/// Ends the context and everything in it.
-fn destroy(driver: &Driver) {
+/// Ends the context and everything in it, unless somebody retains it.
+fn destroy_unless_retained(driver: &Driver) {
     let _execution = driver.execution();
     let mut state = driver.state();
+    if state.context.as_ref().is_none_or(|context| context.retained > 0) {
+        return;
+    }
     let ended = take(&mut *state);
     state.streams = stream::built_in();
     drop(state);
@@ -83,19 +86,19 @@ api! {
         check_device(device)?;
         let mut state = driver.state();
         let context = active(&mut state)?;
-        context.retained -= 1;
-        let is_last = context.retained == 0;
+        context.retained = context.retained.saturating_sub(1);
         drop(state);
-        if is_last {
-            destroy(driver);
-        }
+        destroy_unless_retained(driver);
         Ok(())
     }
 
     fn cuDevicePrimaryCtxReset_v2(device: CUdevice) {
         let driver = Driver::get()?;
         check_device(device)?;
-        destroy(driver);
+        if let Some(context) = &mut driver.state().context {
+            context.retained = 0;
+        }
+        destroy_unless_retained(driver);
         Ok(())
     }
 

@@ -53,6 +53,7 @@ fn buffers_are_copied_filled_and_freed() {
     }
     streams[0].join(&streams[1]).unwrap();
     context.synchronize().unwrap();
+    // SAFETY: written before it is read.
     let mut pinned = unsafe { context.alloc_pinned::<f32>(8) }.unwrap();
     pinned.as_mut_slice().unwrap().fill(2.5);
     let device = streams[1].clone_htod(&pinned).unwrap();

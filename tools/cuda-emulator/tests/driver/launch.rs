@@ -1,7 +1,7 @@
 //! Modules, launches, their limits and their faults.
 
 use std::ffi::c_void;
-use std::ptr::{null, null_mut};
+use std::ptr::{null, null_mut, without_provenance};
 
 use emucuda::driver::memory::*;
 
@@ -36,7 +36,8 @@ fn parameters_may_come_in_one_buffer() {
     buffer.extend(7u32.to_le_bytes());
     let mut bytes = buffer.len();
     let mut launch = |bytes: &usize| {
-        let extra = [1 as *const c_void, buffer.as_mut_ptr().cast(), 2 as _, param(bytes), null()];
+        let [pointer, size] = [1, 2].map(without_provenance::<c_void>);
+        let extra = [pointer, buffer.as_mut_ptr().cast(), size, param(bytes), null()];
         let add_kernel = function(module, "add");
         call!(cuLaunchKernel(add_kernel, 1, 1, 1, 1, 1, 1, 0, 0, null(), extra.as_ptr()))
     };
@@ -61,7 +62,7 @@ fn modules_are_refused_with_the_line_at_fault() {
     assert!(said.contains("frobnicate.b32") && said.contains(&line.to_string()), "{said}");
     assert_eq!(load("no PTX"), CUresult::INVALID_IMAGE);
     assert_eq!(call!(cuModuleLoadData(somewhere(), null())), CUresult::INVALID_IMAGE);
-    let elf = b"\x7fELF\x02\x01\x01\0".as_ptr().cast();
+    let elf = c"\x7fELF".as_ptr().cast();
     assert_eq!(call!(cuModuleLoadData(somewhere(), elf)), CUresult::NO_BINARY_FOR_GPU);
     let nowhere_to_be_found = c"/nonexistent/kernels.ptx".as_ptr();
     let code = call!(cuModuleLoad(somewhere(), nowhere_to_be_found));

@@ -77,7 +77,10 @@ fn ranges_outside_of_an_allocation_are_refused_in_a_sentence() {
     assert_eq!(call!(cuMemcpyHtoD_v2(words.address, device, 4)), CUresult::INVALID_VALUE);
     assert!(report().contains("takes 0x"), "{}", report());
     assert_eq!(call!(cuMemsetD8_v2(words.address + 16, 0, 1)), CUresult::INVALID_VALUE);
-    assert_eq!(call!(cuMemsetD32_v2(words.address, 0, usize::MAX)), CUresult::INVALID_VALUE);
+    for endless in [usize::MAX, usize::MAX / 4] {
+        assert_eq!(call!(cuMemsetD8_v2(words.address, 0, endless)), CUresult::INVALID_VALUE);
+        assert_eq!(call!(cuMemsetD32_v2(words.address, 0, endless)), CUresult::INVALID_VALUE);
+    }
     assert_eq!(call!(cuMemFree_v2(words.address)), OK);
     assert_eq!(call!(cuMemcpyHtoD_v2(words.address, from, 4)), CUresult::INVALID_VALUE);
     assert!(report().contains("freed allocation"), "{}", report());
