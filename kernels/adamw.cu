@@ -31,7 +31,7 @@ struct Chunk {
 };
 static_assert(sizeof(Chunk) == 32, "as in Rust");
 
-struct Update {
+struct AdamWUpdate {
     const float* g;
     const Step* step;
     const Verdict* verdict;
@@ -42,7 +42,7 @@ struct Update {
     __nv_bfloat16* copy; // variant bf16 only
     double beta1, beta2, eps;
 };
-static_assert(sizeof(Update) == 88, "as in Rust");
+static_assert(sizeof(AdamWUpdate) == 88, "as in Rust");
 
 // What is the same for all elements of a chunk.
 struct Scalars {
@@ -66,7 +66,7 @@ __device__ __forceinline__ double power(double base, unsigned long long n) {
     return result;
 }
 
-__device__ __forceinline__ Scalars scalars(const Update& p, const Chunk& chunk) {
+__device__ __forceinline__ Scalars scalars(const AdamWUpdate& p, const Chunk& chunk) {
     const auto t = (unsigned long long)p.verdict->updates;
     const double lr = __dmul_rn(p.step->lr, chunk.lr_scale);
     const auto correction = [t](double beta) { return __dsub_rn(1.0, power(beta, t)); };
@@ -93,7 +93,7 @@ update_element(const Scalars& s, float grad, float& p, float& m, float& v) {
 
 // Elements i to i + kElements − 1.
 template <int kElements, bool kCopies>
-__device__ __forceinline__ void update_pack(const Update& args, const Scalars& s, long long i) {
+__device__ __forceinline__ void update_pack(const AdamWUpdate& args, const Scalars& s, long long i) {
     const Pack<float, kElements> g = load_pack<float, kElements>(args.g + i);
     Pack<float, kElements> p = load_pack<float, kElements>(args.p + i);
     Pack<float, kElements> m = load_pack<float, kElements>(args.m + i);
@@ -111,7 +111,7 @@ __device__ __forceinline__ void update_pack(const Update& args, const Scalars& s
 }
 
 template <bool kCopies>
-__device__ __forceinline__ void update(const Update& args) {
+__device__ __forceinline__ void update(const AdamWUpdate& args) {
     __shared__ Scalars shared;
     if (args.verdict->finite == 0.0) return;
     const Chunk chunk = args.chunks[blockIdx.x];
@@ -131,11 +131,11 @@ __device__ __forceinline__ void update(const Update& args) {
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_f32(const
-                                                                      __grid_constant__ Update p) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+adamw_step_f32(const __grid_constant__ AdamWUpdate p) {
     update<false>(p);
 }
-extern "C" __global__ void __launch_bounds__(kThreads) adamw_step_bf16(const
-                                                                       __grid_constant__ Update p) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+adamw_step_bf16(const __grid_constant__ AdamWUpdate p) {
     update<true>(p);
 }
