@@ -93,7 +93,8 @@ update_element(const Scalars& s, float grad, float& p, float& m, float& v) {
 
 // Elements i to i + kElements − 1.
 template <int kElements, bool kCopies>
-__device__ __forceinline__ void update_pack(const AdamWUpdate& args, const Scalars& s, long long i) {
+__device__ __forceinline__ void
+update_pack(const AdamWUpdate& args, const Scalars& s, long long i) {
     const Pack<float, kElements> g = load_pack<float, kElements>(args.g + i);
     Pack<float, kElements> p = load_pack<float, kElements>(args.p + i);
     Pack<float, kElements> m = load_pack<float, kElements>(args.m + i);
