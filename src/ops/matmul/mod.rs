@@ -7,7 +7,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::Write;
 use crate::ops::check::Check;
@@ -25,7 +24,7 @@ pub fn nt(
     alpha: f32,
     write: Write,
 ) -> Result<()> {
-    let check = Check("matmul::nt");
+    let check = Check::on_cpu("matmul::nt");
     let ([m, k], n) = (a.shape(), b.rows());
     check.f32("a", a, [m, k], "rows, inputs")?;
     check.weight("b", b, [n, k], "outputs, inputs")?;
@@ -33,9 +32,7 @@ pub fn nt(
     if let Some(bias) = bias {
         check.f32("bias", bias, [1, n], "1, outputs")?;
     }
-    match c.device() {
-        Device::Cpu => cpu::nt(a, b, bias, c, alpha, write),
-    }
+    cpu::nt(a, b, bias, c, alpha, write);
     Ok(())
 }
 
@@ -44,14 +41,12 @@ pub fn nt(
 ///
 /// 2·M·N·K FLOP. Errors: a shape or dtype that differs from these.
 pub fn nn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Write) -> Result<()> {
-    let check = Check("matmul::nn");
+    let check = Check::on_cpu("matmul::nn");
     let ([m, n], k) = (a.shape(), b.cols());
     check.f32("a", a, [m, n], "rows, outputs")?;
     check.weight("b", b, [n, k], "outputs, inputs")?;
     check.f32("c", c.as_ref(), [m, k], "rows, inputs")?;
-    match c.device() {
-        Device::Cpu => cpu::nn(a, b, c, alpha, write),
-    }
+    cpu::nn(a, b, c, alpha, write);
     Ok(())
 }
 
@@ -60,14 +55,12 @@ pub fn nn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Wri
 ///
 /// 2·R·M·N FLOP. Errors: a shape or dtype that differs from these.
 pub fn tn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Write) -> Result<()> {
-    let check = Check("matmul::tn");
+    let check = Check::on_cpu("matmul::tn");
     let ([r, m], n) = (a.shape(), b.cols());
     check.f32("a", a, [r, m], "rows, outputs")?;
     check.f32("b", b, [r, n], "rows, inputs")?;
     check.f32("c", c.as_ref(), [m, n], "outputs, inputs")?;
-    match c.device() {
-        Device::Cpu => cpu::tn(a, b, c, alpha, write),
-    }
+    cpu::tn(a, b, c, alpha, write);
     Ok(())
 }
 
@@ -75,12 +68,10 @@ pub fn tn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Wri
 ///
 /// R·N FLOP, reads `a` once. Errors: a shape or dtype that differs from these.
 pub fn column_sums(a: Tensor<'_>, c: TensorMut<'_>) -> Result<()> {
-    let check = Check("matmul::column_sums");
+    let check = Check::on_cpu("matmul::column_sums");
     let [r, n] = a.shape();
     check.f32("a", a, [r, n], "rows, outputs")?;
     check.f32("c", c.as_ref(), [1, n], "1, outputs")?;
-    match c.device() {
-        Device::Cpu => cpu::column_sums(a, c),
-    }
+    cpu::column_sums(a, c);
     Ok(())
 }
