@@ -72,31 +72,41 @@ struct Nvcc {
     release: (u32, u32),
 }
 
-/// The first nvcc there is. Errors: it does not run, or is too old or too new.
+/// The first nvcc whose release will do; others are passed over, which is said. Errors: the one that
+/// `SILKIE_NVCC` names does not run, or is too old or too new.
 fn find_nvcc() -> Result<Option<Nvcc>> {
+    if let Some(path) = env::var_os("SILKIE_NVCC") {
+        return nvcc(path.into()).map(Some).map_err(|e| format!("SILKIE_NVCC: {e}"));
+    }
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
     let paths = env::var_os("PATH").unwrap_or_default();
-    let candidates = env::var_os("SILKIE_NVCC").map(PathBuf::from).into_iter().chain(home);
-    let candidates = candidates
+    let candidates = home
+        .into_iter()
         .chain(env::split_paths(&paths).map(|folder| folder.join("nvcc")))
         .chain(["/usr/local/cuda/bin/nvcc".into(), root.join(".cuda/bin/nvcc")]);
-    let Some(path) = candidates.into_iter().find(|path| path.is_file()) else { return Ok(None) };
+    for path in candidates.filter(|path| path.is_file()) {
+        match nvcc(path) {
+            Ok(nvcc) => return Ok(Some(nvcc)),
+            Err(message) => println!("cargo::warning=passed over: {message}"),
+        }
+    }
+    Ok(None)
+}
+
+/// The nvcc at `path`, if it runs and its release will do.
+fn nvcc(path: PathBuf) -> Result<Nvcc> {
     let at = path.display();
     let output = Command::new(&path).arg("--version").output();
-    let output =
-        output.map_err(|e| format!("{at}: cannot be run: {e}; SILKIE_NVCC names another"))?;
+    let output = output.map_err(|e| format!("{at} cannot be run: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let release = release(&text)
-        .ok_or_else(|| format!("{at}: tells no release; SILKIE_NVCC names another: {text}"))?;
+    let release = release(&text).ok_or_else(|| format!("{at} tells no release: {text:?}"))?;
     if release < RELEASES[0] || release >= RELEASES[1] {
         let (major, minor) = release;
-        return Err(format!(
-            "{at}: is {major}.{minor}, expected 12.3 to 13.x; SILKIE_NVCC names another"
-        ));
+        return Err(format!("{at} is nvcc {major}.{minor}, expected 12.3 to 13.x"));
     }
     println!("cargo::rerun-if-changed={at}");
-    Ok(Some(Nvcc { path, release }))
+    Ok(Nvcc { path, release })
 }
 
 /// `(13, 0)` of "Cuda compilation tools, release 13.0, V13.0.88".
