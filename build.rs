@@ -295,7 +295,9 @@ fn table(nvcc: Option<&Nvcc>, modules: &[Module]) -> String {
     let toolkit = nvcc.map(|nvcc| {
         let root = nvcc.path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
         let (major, minor) = nvcc.release;
-        format!("Toolkit {{ release: Version {{ major: {major}, minor: {minor} }}, root: {root:?} }}")
+        format!(
+            "Toolkit {{ release: Version {{ major: {major}, minor: {minor} }}, root: {root:?} }}"
+        )
     });
     let toolkit = toolkit.map_or("None".to_string(), |toolkit| format!("Some({toolkit})"));
     let mut text = format!("static TOOLKIT: Option<Toolkit> = {toolkit};\n");

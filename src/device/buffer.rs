@@ -202,10 +202,8 @@ fn check_copy(op: &'static str, name: &str, buffer: Tensor<'_>, other: Tensor<'_
         return Ok(());
     }
     let gaps = if other.is_contiguous() { "" } else { " with gaps between rows" };
-    let message = format!(
-        "{name} is {}{gaps}, expected {buffer:?} on cpu, without gaps",
-        told(other)
-    );
+    let message =
+        format!("{name} is {}{gaps}, expected {buffer:?} on cpu, without gaps", told(other));
     Err(Error::argument(op, message))
 }
 

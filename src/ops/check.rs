@@ -37,7 +37,9 @@ impl Check {
         }
         Err(self.error(match self.has_kernel {
             true => format!("{name} is on {got}, expected {expected} like the others"),
-            false => format!("{name} is on {got}, where this op has no kernel yet; pass --device cpu"),
+            false => {
+                format!("{name} is on {got}, where this op has no kernel yet; pass --device cpu")
+            }
         }))
     }
 

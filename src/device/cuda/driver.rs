@@ -152,9 +152,7 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         name: result::device::get_name(device).told(&at, "cannot ask the name")?,
         capability,
         memory: memory.told(&at, "cannot ask the memory")? as u64,
-        multiprocessors: attribute(
-            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-        )?,
+        multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared: attribute(
             CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
         )?,

@@ -40,7 +40,10 @@ impl Cuda {
         let graph = graph?;
         // SAFETY: the graph just recorded.
         let graph = unsafe { result::graph::instantiate(graph.0, CUgraphInstantiate_flags(0)) };
-        Ok(Graph { graph: graph.told(self, "cannot make a graph of what was recorded")?, cuda: self })
+        Ok(Graph {
+            graph: graph.told(self, "cannot make a graph of what was recorded")?,
+            cuda: self,
+        })
     }
 }
 

@@ -89,8 +89,7 @@ impl Cuda {
             let (parameters, none) = (parameters.as_mut_ptr(), std::ptr::null_mut());
             // SAFETY: the one parameter is as large as the caller promises; config and attributes
             // live until the call returns.
-            unsafe { sys::cuLaunchKernelEx(&config, function.0, parameters, none) }
-                .result()
+            unsafe { sys::cuLaunchKernelEx(&config, function.0, parameters, none) }.result()
         })
     }
 }

@@ -4,11 +4,12 @@
 use std::ptr::NonNull;
 
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{self, CUresult};
 
 use super::Cuda;
 use super::driver::Told;
 use crate::error::{Error, Result};
+use crate::tensor::TensorMut;
 
 impl Cuda {
     /// `bytes` zeroed bytes, at a multiple of 256. Errors: what was wanted, what is free.
@@ -119,6 +120,17 @@ impl Cuda {
                 result::memcpy_dtoh_async(to, from as u64, stream)?;
                 result::stream::synchronize(stream)
             }
+        })
+    }
+
+    /// Zeroes a view on this GPU, in the order of the compute stream.
+    pub(super) fn zero(self, view: &mut TensorMut<'_>) -> Result<()> {
+        let size = view.dtype().size();
+        let (pitch, width) = (view.row_stride() * size, view.cols() * size);
+        let (at, rows) = (view.as_mut_ptr() as u64, view.rows());
+        self.work("zeroing", |stream| {
+            // SAFETY: the view covers its rows, which are `pitch` bytes apart.
+            unsafe { sys::cuMemsetD2D8Async(at, pitch, 0, width, rows, stream) }.result()
         })
     }
 }

@@ -8,28 +8,35 @@
 //! | `driver` | finds the driver, says in one sentence what is missing |
 //! | `memory` | allocations and copies, behind [`Buffer`](crate::device::Buffer) |
 //! | `launch` | every embedded kernel loaded once; one typed launch |
+//! | `gemm` | matrix products by cuBLASLt, which `library` finds |
 //! | `graph` | a sequence of launches recorded, and replayed |
 //! | `stream` | streams and events |
 
 mod driver;
+mod gemm;
 mod graph;
 mod launch;
+mod library;
 mod memory;
 mod stream;
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{CUcontext, CUstream};
 
-pub use driver::{Gpu, gpus, too_old, version};
 use driver::Told;
+pub use driver::{Gpu, gpus, too_old, version};
+pub use gemm::Algorithms;
+use gemm::Blas;
+pub(crate) use gemm::gemm;
 pub use graph::Graph;
 use launch::Function;
 pub use launch::{Arguments, Grid, KernelName};
+pub use library::{Found, cublas_lt, nccl};
 use stream::Stream;
 
 use crate::error::Result;
@@ -46,6 +53,8 @@ struct Context {
     /// Copies beside the kernels.
     copy: Stream,
     functions: HashMap<&'static str, Function>,
+    /// Or why there is none; set when the GPU is opened.
+    blas: OnceLock<std::result::Result<Blas, String>>,
     /// Held exclusively while a thread records a graph: what another put on the compute stream
     /// then would be recorded instead of done.
     recording: RwLock<()>,
@@ -64,8 +73,8 @@ thread_local! {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`: driver, primary context, streams, every embedded kernel. The same GPU
-    /// again costs nothing.
+    /// Opens GPU `ordinal`: driver, primary context, streams, every embedded kernel, cuBLASLt where
+    /// there is one. The same GPU again costs nothing.
     ///
     /// Errors, each one sentence with the ways out: no driver, one too old for the kernels, no GPU,
     /// one too old, no kernels in this binary.
@@ -76,6 +85,7 @@ impl Cuda {
             return Ok(cuda);
         }
         let cuda = Cuda(Box::leak(Box::new(Context::new(ordinal)?)));
+        cuda.0.blas.get_or_init(|| Blas::open(cuda));
         open.push(cuda);
         Ok(cuda)
     }
@@ -115,18 +125,23 @@ impl Cuda {
         Ok(())
     }
 
-    /// Puts something on the compute stream, not while another thread records it. `what` names it
-    /// in an error.
+    /// Puts something on the compute stream; `what` names it in an error.
     fn work<T>(
         self,
         what: &str,
         body: impl FnOnce(CUstream) -> std::result::Result<T, DriverError>,
     ) -> Result<T> {
         self.bind()?;
+        self.on_stream(body).told(self, what)
+    }
+
+    /// Runs `body` with the compute stream, not while another thread records it. Whatever lock `body`
+    /// takes is taken after this one.
+    fn on_stream<R>(self, body: impl FnOnce(CUstream) -> R) -> R {
         let recorded_here = RECORDING.get() == Some(self);
         let _turn = (!recorded_here)
             .then(|| self.0.recording.read().unwrap_or_else(PoisonError::into_inner));
-        body(self.0.compute.0).told(self, what)
+        body(self.0.compute.0)
     }
 }
 
@@ -146,6 +161,7 @@ impl Context {
             compute: Stream::new(&at)?,
             copy: Stream::new(&at)?,
             functions: launch::load(&gpu)?,
+            blas: OnceLock::new(),
             recording: RwLock::new(()),
             gpu,
         })
