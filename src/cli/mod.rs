@@ -20,7 +20,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::device::Device;
+use crate::error::{Error, Result};
 
 #[derive(Parser)]
 #[command(
@@ -69,6 +70,16 @@ fn run(command: Command) -> Result<()> {
         Command::Inspect(inspect) => inspect.run(),
         Command::Score(score) => score.run(),
         Command::Train(train) => train.run(),
+    }
+}
+
+/// An error unless `device` is the CPU, where alone `command` runs so far.
+fn only_cpu(command: &str, device: &str) -> Result<()> {
+    match Device::gpu_named(device)? {
+        None => Ok(()),
+        Some(_) => Err(Error::Usage(format!(
+            "--device {device}: `silkie {command}` runs on the CPU so far; pass --device cpu"
+        ))),
     }
 }
 
