@@ -36,7 +36,8 @@ pub(super) fn step(
             let alias = |t| unsafe { TensorMut::alias_cols(t, range.clone()) };
             let [mut p, mut m, mut v] = [&p, &m, &v].map(alias);
             let p = p.row::<f32>(0);
-            let elements = p.iter_mut().zip(&g[range.clone()]).zip(m.row::<f32>(0)).zip(v.row::<f32>(0));
+            let elements =
+                p.iter_mut().zip(&g[range.clone()]).zip(m.row::<f32>(0)).zip(v.row::<f32>(0));
             for (((p, g), m), v) in elements {
                 let g = g * s.grad_scale;
                 *m += s.pull * (g - *m);
@@ -44,7 +45,11 @@ pub(super) fn step(
                 *p = *p * s.keep + s.size * *m / (v.sqrt() / s.root + s.eps);
             }
             if let Some(copy) = &copy {
-                alias(copy).row::<bf16>(0).iter_mut().zip(p).for_each(|(copy, p)| *copy = bf16::from_f32(*p));
+                alias(copy)
+                    .row::<bf16>(0)
+                    .iter_mut()
+                    .zip(p)
+                    .for_each(|(copy, p)| *copy = bf16::from_f32(*p));
             }
         },
     );

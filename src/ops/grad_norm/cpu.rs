@@ -2,15 +2,15 @@
 
 use rayon::prelude::*;
 
-use super::{CHUNK, Step, Verdict};
+use super::{CHUNK, PIECE, Step, Verdict};
 use crate::device::cpu::{par_cols, simd};
 use crate::ops::reduce::fold;
 use crate::tensor::{Tensor, TensorMut};
 
-/// Sums kept side by side, as the kernel's threads keep them: each has `PER_THREAD`, a warp is
-/// `WARP` threads.
-const LANES: usize = 1024;
-const PER_THREAD: usize = 4;
+/// Sums kept side by side: they fit the registers of AVX-512, and are what a warp keeps.
+const LANES: usize = 128;
+/// Threads of the block that adds the chunks' sums, and of a warp.
+const THREADS: usize = 256;
 const WARP: usize = 32;
 
 pub(super) fn forward(
@@ -27,11 +27,14 @@ pub(super) fn forward(
         #[inline(always)]
         |chunk, mut partial| {
             let g = &g[chunk * CHUNK..];
-            let square = |g: f32| f64::from(g) * f64::from(g);
-            partial.row::<f64>(0)[0] = sum_in_order(&g[..g.len().min(CHUNK)], square);
+            let mut sum = 0.0;
+            for piece in g[..g.len().min(CHUNK)].chunks(PIECE) {
+                sum += squares(piece);
+            }
+            partial.row::<f64>(0)[0] = sum;
         },
     );
-    let sum = sum_in_order(partials.row::<f64>(0), |sum| sum);
+    let sum = total(partials.row(0));
     let step = bytemuck::cast_slice::<f64, Step>(step.row(0))[0];
     judge(sum, &step, &mut bytemuck::cast_slice_mut::<f64, Verdict>(verdict.row(0))[0], most);
 }
@@ -49,22 +52,27 @@ fn judge(sum: f64, step: &Step, verdict: &mut Verdict, most: f64) {
     }
 }
 
-/// `Σ term(x)`, in the order that `kernels/grad_norm.cu` tells.
+/// `Σ g²` of a piece.
 #[inline(always)]
-fn sum_in_order<T: Copy>(x: &[T], term: impl Fn(T) -> f64) -> f64 {
+fn squares(g: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
-    let (rounds, rest) = x.as_chunks::<LANES>();
-    for x in rounds {
+    let (chunks, rest) = g.as_chunks::<LANES>();
+    for g in chunks {
         for l in 0..LANES {
-            lanes[l] += term(x[l]);
+            lanes[l] += f64::from(g[l]) * f64::from(g[l]);
         }
     }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += term(x);
+    for (lane, &g) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(g) * f64::from(g);
     }
-    let mut threads = [0.0; LANES / PER_THREAD];
-    for (thread, [a, b, c, d]) in threads.iter_mut().zip(lanes.as_chunks::<PER_THREAD>().0) {
-        *thread = (a + b) + (c + d);
+    fold(lanes)
+}
+
+/// The sum of the chunks' sums.
+fn total(partials: &[f64]) -> f64 {
+    let mut threads = [0.0; THREADS];
+    for partials in partials.chunks(THREADS) {
+        threads.iter_mut().zip(partials).for_each(|(sum, partial)| *sum += partial);
     }
     threads.as_chunks::<WARP>().0.iter().fold(0.0, |sum, warp| sum + fold(*warp))
 }

@@ -6,10 +6,8 @@
 //! ```
 //!
 //! Squares of f32 are exact in f64 and no sum of them overflows it, so `sum` is finite if and only
-//! if every element is. They are summed in chunks of 65,536 elements, each in 1024 lanes (lane `l`
-//! takes every element whose index is `l` modulo 1024), folded in a fixed order; the chunks' sums
-//! are added in the same way. Any number of threads, and the CPU and CUDA, give the same bits.
-//! Clipping is PyTorch's.
+//! if every element is. The order of the sum is told in `kernels/grad_norm.cu`: any number of
+//! threads, and the CPU and CUDA, give the same bits. Clipping is PyTorch's.
 
 mod cpu;
 mod cuda;
@@ -49,8 +47,11 @@ pub struct Verdict {
     pub skipped: f64,
 }
 
-/// Elements whose squares are summed before the sum joins the total.
-const CHUNK: usize = 64 * 1024;
+/// Elements that are summed before their sum joins the total: one block's work.
+const CHUNK: usize = 8 * PIECE;
+
+/// Elements that are summed in lanes of one order: one warp's work.
+const PIECE: usize = 8 * 1024;
 
 /// Elements of the record `T`, one row of f64.
 pub(crate) const fn doubles<T>() -> usize {

@@ -30,13 +30,7 @@ pub(super) fn forward(
     normalise(h.as_ref(), weight, y, rstd, eps);
 }
 
-fn normalise(
-    x: Tensor<'_>,
-    weight: Tensor<'_>,
-    y: TensorMut<'_>,
-    rstd: TensorMut<'_>,
-    eps: f32,
-) {
+fn normalise(x: Tensor<'_>, weight: Tensor<'_>, y: TensorMut<'_>, rstd: TensorMut<'_>, eps: f32) {
     let (w, n) = (weight.row::<f32>(0), x.cols());
     par_rows(
         [y, rstd],

@@ -9,8 +9,7 @@ use crate::tensor::{DType, Tensor, TensorMut};
 /// In f32 and in bf16.
 type Kernels = [KernelName; 2];
 
-const FORWARD: Kernels =
-    [KernelName("rms_norm_forward_f32"), KernelName("rms_norm_forward_bf16")];
+const FORWARD: Kernels = [KernelName("rms_norm_forward_f32"), KernelName("rms_norm_forward_bf16")];
 const BACKWARD: Kernels =
     [KernelName("rms_norm_backward_f32"), KernelName("rms_norm_backward_bf16")];
 const BACKWARD_WEIGHT: Kernels =
