@@ -45,9 +45,9 @@ pub fn gpus() -> Result<Vec<Gpu>> {
     (0..count as usize).map(gpu).collect()
 }
 
-/// The GPU `ordinal`, which this program's kernels can use. Errors: none such, and every reason why
-/// it cannot be used.
-pub(super) fn usable(ordinal: usize) -> Result<Gpu> {
+/// The GPU `ordinal`, if this program's kernels can use it; opens nothing. Errors: none such, and
+/// every reason why it cannot be used.
+pub fn usable(ordinal: usize) -> Result<Gpu> {
     let toolkit = kernels::toolkit().filter(|_| !kernels::modules().is_empty());
     let Some(toolkit) = toolkit else {
         return Err(Error::Device(
@@ -88,7 +88,7 @@ pub(super) fn usable(ordinal: usize) -> Result<Gpu> {
 
 /// Why a driver that knows CUDA up to `driver` cannot run kernels compiled by nvcc `toolkit`. Machine
 /// code runs on any driver of its major version.
-pub fn too_old(driver: Version, toolkit: Version) -> Option<String> {
+fn too_old(driver: Version, toolkit: Version) -> Option<String> {
     if driver.major >= toolkit.major {
         return None;
     }
