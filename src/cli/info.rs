@@ -46,7 +46,9 @@ impl Info {
         }
         match &driver {
             Ok(version) => line("driver", &format!("knows CUDA {version}")),
-            Err(error) if Some(error.to_string()) == usable => line("driver", "none that can be used"),
+            Err(error) if Some(error.to_string()) == usable => {
+                line("driver", "none that can be used")
+            }
             Err(error) => line("driver", &error.to_string()),
         }
         for Gpu { ordinal, name, capability: [major, minor], memory, multiprocessors, .. } in &gpus

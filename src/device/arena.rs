@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::device::cuda::Cuda;
 use crate::device::{Buffer, Device};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::DType;
 
 /// Spans start at multiples of this many bytes: what `cuMemAlloc` gives, what cuBLASLt's best
@@ -44,27 +44,23 @@ pub struct Span {
 pub struct Slot(usize);
 
 impl Plan {
-    /// Adds a span. Errors: sizes beyond what can be addressed.
-    pub fn add(
-        &mut self,
-        name: impl Into<String>,
-        dtype: DType,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Slot> {
-        let name = name.into();
-        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
-        let end =
-            bytes.and_then(|n| self.total.checked_add(n)?.checked_next_multiple_of(ALIGNMENT));
-        let (Some(bytes), Some(end)) = (bytes, end.filter(|&end| isize::try_from(end).is_ok()))
-        else {
-            let message = format!("{name}: [{rows}, {cols}] {dtype:?} overflows memory");
-            return Err(Error::Device(message));
-        };
+    /// Adds a span. Sizes beyond all memory make a plan that no arena can be made of.
+    pub fn add(&mut self, name: impl Into<String>, dtype: DType, rows: usize, cols: usize) -> Slot {
+        let bytes = rows.saturating_mul(cols).saturating_mul(dtype.size());
         let (offset, shape) = (self.total, [rows, cols]);
-        self.spans.push(Span { name, dtype, shape, offset, bytes });
-        self.total = end;
-        Ok(Slot(self.spans.len() - 1))
+        self.spans.push(Span { name: name.into(), dtype, shape, offset, bytes });
+        let end = offset.saturating_add(bytes);
+        self.total = end.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
+        Slot(self.spans.len() - 1)
+    }
+
+    /// Adds every span of `other`, its name after `prefix`.
+    pub fn append(&mut self, prefix: &str, other: &Plan) -> Vec<Slot> {
+        let add = |span: &Span| {
+            let [rows, cols] = span.shape;
+            self.add(format!("{prefix}{}", span.name), span.dtype, rows, cols)
+        };
+        other.spans.iter().map(add).collect()
     }
 
     /// The spans, by rising offset.
@@ -102,13 +98,13 @@ impl Arena {
     /// Allocates on `device`, zeroed. Errors: not enough memory.
     pub fn new(device: Device, plan: &Plan) -> Result<Arena> {
         // One alignment more, because host memory starts anywhere.
-        let memory = Buffer::on(device, DType::U8, 1, plan.total + ALIGNMENT)?;
+        let memory = Buffer::on(device, DType::U8, 1, plan.total.saturating_add(ALIGNMENT))?;
         Ok(Arena::over(memory, plan))
     }
 
     /// Allocates host memory that `cuda` copies from while the CPU does something else.
     pub fn pinned(cuda: Cuda, plan: &Plan) -> Result<Arena> {
-        let memory = Buffer::pinned(cuda, DType::U8, 1, plan.total + ALIGNMENT)?;
+        let memory = Buffer::pinned(cuda, DType::U8, 1, plan.total.saturating_add(ALIGNMENT))?;
         Ok(Arena::over(memory, plan))
     }
 
@@ -146,9 +142,9 @@ mod tests {
     fn plan() -> (Plan, [Slot; 3]) {
         let mut plan = Plan::default();
         let slots = [
-            plan.add("ids", DType::U32, 3, 1).unwrap(),
-            plan.add("nothing", DType::F32, 0, 7).unwrap(),
-            plan.add("h", DType::Bf16, 65, 3).unwrap(),
+            plan.add("ids", DType::U32, 3, 1),
+            plan.add("nothing", DType::F32, 0, 7),
+            plan.add("h", DType::Bf16, 65, 3),
         ];
         (plan, slots)
     }
@@ -188,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn what_overflows_is_an_error() {
+    fn a_plan_beyond_all_memory_is_an_error() {
         let mut plan = Plan::default();
-        plan.add("one", DType::U8, isize::MAX as usize / 2, 1).unwrap();
-        let error = plan.add("two", DType::U8, isize::MAX as usize, 2).unwrap_err();
-        assert!(error.to_string().starts_with("two: ["), "{error}");
-        assert_eq!(plan.spans().len(), 1);
+        plan.add("one", DType::U8, isize::MAX as usize, 2);
+        plan.add("two", DType::F32, usize::MAX, 2);
+        let error = Arena::new(Device::Cpu, &plan).err().unwrap().to_string();
+        assert!(error.ends_with("overflows memory"), "{error}");
     }
 }

@@ -14,16 +14,15 @@ use cudarc::driver::result;
 use super::Cuda;
 use super::driver::Told;
 use super::stream::Event;
-use crate::device::arena::{Arena, Plan};
+use crate::device::arena::{Arena, Plan, Span};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// A ring of slots, all of one plan.
 pub struct Staging {
     cuda: Cuda,
     slots: Vec<Slot>,
-    /// Bytes of a slot.
-    bytes: usize,
     /// Turns that were sent, and received.
     sent: usize,
     received: usize,
@@ -33,32 +32,40 @@ pub struct Staging {
 struct Slot {
     host: Vec<Buffer>,
     device: Vec<Buffer>,
-    /// The copy of the last turn is done.
+    /// The copies of the last turn are done.
     copied: Event,
-    /// What read it on the compute stream is done.
+    /// What read them on the compute stream is done.
     used: Event,
 }
 
 impl Staging {
-    /// A ring of `slots` slots of `plan`. Errors: not enough memory, here or there; no slot at all.
-    pub fn new(cuda: Cuda, plan: &Plan, slots: usize) -> Result<Staging> {
-        if slots == 0 {
-            return Err(Error::argument("staging", "a ring of 0 slots, expected 1 or more"));
-        }
-        let slot = || {
-            Ok(Slot {
-                host: Arena::pinned(cuda, plan)?.take_all(),
-                device: Arena::new(Device::Cuda(cuda), plan)?.take_all(),
-                copied: Event::new(cuda)?,
-                used: Event::new(cuda)?,
-            })
+    /// A ring of slots of `plan`; on the GPU slot `i` has the buffers `device[i]`, one per span.
+    ///
+    /// Errors: no slot; a buffer elsewhere, or of another shape or type; too little memory on the host.
+    pub fn new(cuda: Cuda, plan: &Plan, device: Vec<Vec<Buffer>>) -> Result<Staging> {
+        let fits = |buffers: &[Buffer]| {
+            let fits = |(buffer, span): (&Buffer, &Span)| {
+                let view = buffer.view();
+                (view.device(), view.dtype(), view.shape())
+                    == (Device::Cuda(cuda), span.dtype, span.shape)
+            };
+            buffers.len() == plan.spans().len() && buffers.iter().zip(plan.spans()).all(fits)
         };
-        let slots = (0..slots).map(|_| slot()).collect::<Result<_>>()?;
-        Ok(Staging { cuda, slots, bytes: plan.total(), sent: 0, received: 0 })
+        if device.is_empty() || !device.iter().all(|buffers| fits(buffers)) {
+            let message = format!("expected slots with the buffers of the plan on {cuda}");
+            return Err(Error::argument("staging::new", message));
+        }
+        let slot = |device| {
+            let host = Arena::pinned(cuda, plan)?.take_all();
+            let (copied, used) = (Event::new(cuda)?, Event::new(cuda)?);
+            Ok(Slot { host, device, copied, used })
+        };
+        let slots = device.into_iter().map(slot).collect::<Result<_>>()?;
+        Ok(Staging { cuda, slots, sent: 0, received: 0 })
     }
 
     /// Lets `fill` write the next slot on the host, which holds what it held a round ago, and starts
-    /// its copy.
+    /// its copies.
     ///
     /// Errors: those of `fill`, which leave the slot unsent; a ring whose slots all wait to be received.
     pub fn send(&mut self, fill: impl FnOnce(&mut [Buffer]) -> Result<()>) -> Result<()> {
@@ -72,12 +79,12 @@ impl Staging {
         fill(&mut slot.host)?;
         let stream = self.cuda.0.copy.0;
         slot.used.holds_back(stream)?;
-        if let (Some(to), Some(from)) = (slot.device.first_mut(), slot.host.first()) {
-            let to = to.view_mut().as_mut_ptr() as u64;
-            // SAFETY: the spans of a slot lie in one allocation of `bytes` from the first one on; the
-            // host writes them again only when the copy is done.
+        for (host, device) in slot.host.iter().zip(&mut slot.device) {
+            let to = device.view_mut().as_mut_ptr() as u64;
+            // SAFETY: both hold these bytes; the host's are written again, or freed, only when the
+            // copy is done.
             let copied = unsafe {
-                let from = std::slice::from_raw_parts(from.view().as_ptr(), self.bytes);
+                let from = std::slice::from_raw_parts(host.view().as_ptr(), host.bytes());
                 result::memcpy_htod_async(to, from, stream)
             };
             copied.told(self.cuda, "copying to the GPU")?;
@@ -87,11 +94,15 @@ impl Staging {
         Ok(())
     }
 
-    /// Calls `work` with the number of the slot that was sent longest ago and its buffers on the GPU: what
-    /// it puts on the compute stream finds them copied. When that is done, the slot is filled anew.
+    /// Calls `work` with the number of the slot that was sent longest ago and its tensors on the GPU:
+    /// what it puts on the compute stream finds them copied. When that is done, the slot is filled
+    /// anew.
     ///
     /// Errors: those of `work`; nothing was sent.
-    pub fn receive<T>(&mut self, work: impl FnOnce(usize, &[Buffer]) -> Result<T>) -> Result<T> {
+    pub fn receive<T>(
+        &mut self,
+        work: impl FnOnce(usize, &[Tensor<'_>]) -> Result<T>,
+    ) -> Result<T> {
         if self.sent == self.received {
             return Err(Error::argument("staging::receive", "nothing was sent; send first"));
         }
@@ -99,7 +110,8 @@ impl Staging {
         let slot = &self.slots[number];
         self.cuda.on_stream(|compute| slot.copied.holds_back(compute))?;
         self.received += 1;
-        let result = work(number, &slot.device);
+        let tensors: Vec<Tensor<'_>> = slot.device.iter().map(Buffer::view).collect();
+        let result = work(number, &tensors);
         self.cuda.on_stream(|compute| slot.used.record(compute))?;
         result
     }
