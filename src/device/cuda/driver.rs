@@ -34,13 +34,14 @@ const CAPABILITY: [u32; 2] = [8, 0];
 /// The newest CUDA that the driver of this machine knows. Errors: no driver, or one that is too old to
 /// be asked anything else, or that does not start.
 pub fn version() -> Result<Version> {
-    static VERSION: OnceLock<std::result::Result<Version, String>> = OnceLock::new();
-    VERSION.get_or_init(start).clone().map_err(Error::Device)
+    Ok(started()?.version)
 }
 
 /// The GPUs of this machine; none is no error. Errors: as [`version`].
 pub fn gpus() -> Result<Vec<Gpu>> {
-    version()?;
+    if !started()?.has_gpu {
+        return Ok(Vec::new());
+    }
     let count = result::device::get_count().told("cuda", "cannot count the GPUs")?;
     (0..count as usize).map(gpu).collect()
 }
@@ -104,7 +105,19 @@ fn too_old(driver: Version, toolkit: Version) -> Option<String> {
     ))
 }
 
-fn start() -> std::result::Result<Version, String> {
+/// The driver, as it started.
+#[derive(Clone, Copy)]
+struct Driver {
+    version: Version,
+    has_gpu: bool,
+}
+
+fn started() -> Result<Driver> {
+    static DRIVER: OnceLock<std::result::Result<Driver, String>> = OnceLock::new();
+    DRIVER.get_or_init(start).clone().map_err(Error::Device)
+}
+
+fn start() -> std::result::Result<Driver, String> {
     // SAFETY: tries to open the library, which runs its initialisers and nothing else.
     if !unsafe { sys::is_culib_present() } {
         let release = match kernels::toolkit().map(|toolkit| toolkit.release.major) {
@@ -123,8 +136,8 @@ fn start() -> std::result::Result<Version, String> {
     let number = u32::try_from(version).unwrap_or(0);
     let version = Version { major: number / 1000, minor: number % 1000 / 10 };
     match result::init() {
-        // No GPU is an answer: `gpus` is then empty.
-        Ok(()) | Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(version),
+        Ok(()) => Ok(Driver { version, has_gpu: true }),
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(Driver { version, has_gpu: false }),
         Err(e) => Err(format!(
             "cuda: the driver (CUDA {version}) does not start: {}; look at nvidia-smi, or pass \
              --device cpu",
