@@ -184,16 +184,36 @@ impl<T> Told<T> for std::result::Result<T, DriverError> {
     }
 }
 
-/// `CUDA_ERROR_NOT_FOUND (named symbol not found)`.
+/// `CUDA_ERROR_NOT_FOUND (named symbol not found)`, and what to do where that is not plain.
 fn name(DriverError(code): DriverError) -> String {
+    use CUresult as C;
     let mut text = std::ptr::null();
     // SAFETY: writes the address of a string that lives as long as the driver, or null.
     let told = unsafe { sys::cuGetErrorString(code, &raw mut text) };
-    if told != CUresult::CUDA_SUCCESS || text.is_null() {
-        return format!("{code:?}");
+    let mut name = format!("{code:?}");
+    if told == C::CUDA_SUCCESS && !text.is_null() {
+        // SAFETY: a C string, as above.
+        let text = unsafe { CStr::from_ptr(text) };
+        name += &format!(" ({})", text.to_string_lossy());
     }
-    // SAFETY: a C string, as above.
-    format!("{code:?} ({})", unsafe { CStr::from_ptr(text) }.to_string_lossy())
+    match code {
+        C::CUDA_ERROR_ILLEGAL_ADDRESS
+        | C::CUDA_ERROR_MISALIGNED_ADDRESS
+        | C::CUDA_ERROR_LAUNCH_FAILED => {
+            name += "; this kernel or one before it is at fault, compute-sanitizer tells which";
+        }
+        C::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            let known = version().map_or_else(|_| "less".into(), |version| version.to_string());
+            let nvcc = kernels::toolkit().map_or("?".into(), |toolkit| toolkit.release.to_string());
+            name += &format!(
+                "; this GPU needs the driver to compile what nvcc {nvcc} wrote, and it knows CUDA \
+                 {known}; update the driver, rebuild with an nvcc no newer than it (SILKIE_NVCC), \
+                 or pass --device cpu"
+            );
+        }
+        _ => {}
+    }
+    name
 }
 
 #[cfg(test)]
