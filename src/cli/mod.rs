@@ -6,6 +6,7 @@
 pub mod bench;
 mod demo;
 mod generate;
+mod info;
 mod init;
 mod inspect;
 pub mod interrupt;
@@ -40,6 +41,7 @@ enum Command {
     Bench(bench::Bench),
     Demo(demo::Demo),
     Generate(generate::Generate),
+    Info(info::Info),
     Init(init::Init),
     Merge(merge::Merge),
     Prepare(prepare::Prepare),
@@ -64,6 +66,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Info(info) => info.run(),
         Command::Init(init) => init.run(),
         Command::Merge(merge) => merge.run(),
         Command::Prepare(prepare) => prepare.run(),

@@ -3,6 +3,7 @@
 //! The CPU, all cores ([`cpu`]), and NVIDIA GPUs ([`cuda`]). The backend is a value chosen at run
 //! time, so that one binary serves every machine; each op's `mod.rs` matches on it.
 
+pub mod arena;
 mod buffer;
 pub mod cpu;
 pub mod cuda;

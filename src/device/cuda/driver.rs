@@ -34,20 +34,21 @@ const CAPABILITY: [u32; 2] = [8, 0];
 /// The newest CUDA that the driver of this machine knows. Errors: no driver, or one that is too old to
 /// be asked anything else, or that does not start.
 pub fn version() -> Result<Version> {
-    static VERSION: OnceLock<std::result::Result<Version, String>> = OnceLock::new();
-    VERSION.get_or_init(start).clone().map_err(Error::Device)
+    Ok(started()?.version)
 }
 
 /// The GPUs of this machine; none is no error. Errors: as [`version`].
 pub fn gpus() -> Result<Vec<Gpu>> {
-    version()?;
+    if !started()?.has_gpu {
+        return Ok(Vec::new());
+    }
     let count = result::device::get_count().told("cuda", "cannot count the GPUs")?;
     (0..count as usize).map(gpu).collect()
 }
 
-/// The GPU `ordinal`, which this program's kernels can use. Errors: none such, and every reason why
-/// it cannot be used.
-pub(super) fn usable(ordinal: usize) -> Result<Gpu> {
+/// The GPU `ordinal`, if this program's kernels can use it; opens nothing. Errors: none such, and
+/// every reason why it cannot be used.
+pub fn usable(ordinal: usize) -> Result<Gpu> {
     let toolkit = kernels::toolkit().filter(|_| !kernels::modules().is_empty());
     let Some(toolkit) = toolkit else {
         return Err(Error::Device(
@@ -88,7 +89,7 @@ pub(super) fn usable(ordinal: usize) -> Result<Gpu> {
 
 /// Why a driver that knows CUDA up to `driver` cannot run kernels compiled by nvcc `toolkit`. Machine
 /// code runs on any driver of its major version.
-pub fn too_old(driver: Version, toolkit: Version) -> Option<String> {
+fn too_old(driver: Version, toolkit: Version) -> Option<String> {
     if driver.major >= toolkit.major {
         return None;
     }
@@ -104,7 +105,19 @@ pub fn too_old(driver: Version, toolkit: Version) -> Option<String> {
     ))
 }
 
-fn start() -> std::result::Result<Version, String> {
+/// The driver, as it started.
+#[derive(Clone, Copy)]
+struct Driver {
+    version: Version,
+    has_gpu: bool,
+}
+
+fn started() -> Result<Driver> {
+    static DRIVER: OnceLock<std::result::Result<Driver, String>> = OnceLock::new();
+    DRIVER.get_or_init(start).clone().map_err(Error::Device)
+}
+
+fn start() -> std::result::Result<Driver, String> {
     // SAFETY: tries to open the library, which runs its initialisers and nothing else.
     if !unsafe { sys::is_culib_present() } {
         let release = match kernels::toolkit().map(|toolkit| toolkit.release.major) {
@@ -123,8 +136,8 @@ fn start() -> std::result::Result<Version, String> {
     let number = u32::try_from(version).unwrap_or(0);
     let version = Version { major: number / 1000, minor: number % 1000 / 10 };
     match result::init() {
-        // No GPU is an answer: `gpus` is then empty.
-        Ok(()) | Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(version),
+        Ok(()) => Ok(Driver { version, has_gpu: true }),
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(Driver { version, has_gpu: false }),
         Err(e) => Err(format!(
             "cuda: the driver (CUDA {version}) does not start: {}; look at nvidia-smi, or pass \
              --device cpu",
@@ -171,16 +184,36 @@ impl<T> Told<T> for std::result::Result<T, DriverError> {
     }
 }
 
-/// `CUDA_ERROR_NOT_FOUND (named symbol not found)`.
+/// `CUDA_ERROR_NOT_FOUND (named symbol not found)`, and what to do where that is not plain.
 fn name(DriverError(code): DriverError) -> String {
+    use CUresult as C;
     let mut text = std::ptr::null();
     // SAFETY: writes the address of a string that lives as long as the driver, or null.
     let told = unsafe { sys::cuGetErrorString(code, &raw mut text) };
-    if told != CUresult::CUDA_SUCCESS || text.is_null() {
-        return format!("{code:?}");
+    let mut name = format!("{code:?}");
+    if told == C::CUDA_SUCCESS && !text.is_null() {
+        // SAFETY: a C string, as above.
+        let text = unsafe { CStr::from_ptr(text) };
+        name += &format!(" ({})", text.to_string_lossy());
     }
-    // SAFETY: a C string, as above.
-    format!("{code:?} ({})", unsafe { CStr::from_ptr(text) }.to_string_lossy())
+    match code {
+        C::CUDA_ERROR_ILLEGAL_ADDRESS
+        | C::CUDA_ERROR_MISALIGNED_ADDRESS
+        | C::CUDA_ERROR_LAUNCH_FAILED => {
+            name += "; this kernel or one before it is at fault, compute-sanitizer tells which";
+        }
+        C::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            let known = version().map_or_else(|_| "less".into(), |version| version.to_string());
+            let nvcc = kernels::toolkit().map_or("?".into(), |toolkit| toolkit.release.to_string());
+            name += &format!(
+                "; this GPU needs the driver to compile what nvcc {nvcc} wrote, and it knows CUDA \
+                 {known}; update the driver, rebuild with an nvcc no newer than it (SILKIE_NVCC), \
+                 or pass --device cpu"
+            );
+        }
+        _ => {}
+    }
+    name
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `launch` | every embedded kernel loaded once; one typed launch |
 //! | `gemm` | matrix products by cuBLASLt, which `library` finds |
 //! | `graph` | a sequence of launches recorded, and replayed |
+//! | `staging` | host data on its way to the GPU while kernels run |
 //! | `stream` | streams and events |
 
 mod driver;
@@ -18,6 +19,7 @@ mod graph;
 mod launch;
 mod library;
 mod memory;
+mod staging;
 mod stream;
 
 use std::cell::Cell;
@@ -29,7 +31,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{CUcontext, CUstream};
 
 use driver::Told;
-pub use driver::{Gpu, gpus, too_old, version};
+pub use driver::{Gpu, gpus, usable, version};
 pub use gemm::Algorithms;
 use gemm::Blas;
 pub(crate) use gemm::gemm;
@@ -37,6 +39,7 @@ pub use graph::Graph;
 use launch::Function;
 pub use launch::{Arguments, Grid, KernelName};
 pub use library::{Found, cublas_lt, nccl};
+pub use staging::Staging;
 use stream::Stream;
 
 use crate::error::Result;

@@ -80,9 +80,9 @@ impl Cuda {
     pub fn time(self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let [start, end] = [(); 2].map(|()| Self::timer(self));
         let (start, end) = (start?, end?);
-        start.record(self.0.compute.0)?;
+        self.on_stream(|compute| start.record(compute))?;
         work()?;
-        end.record(self.0.compute.0)?;
+        self.on_stream(|compute| end.record(compute))?;
         end.synchronize()?;
         // SAFETY: both were recorded on one stream, and the later one has passed.
         let milliseconds = unsafe { result::event::elapsed(start.event, end.event) };

@@ -84,7 +84,7 @@ impl Blas {
         let multiplied = cuda.on_stream(|stream| {
             let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             if !plans.contains_key(shape) {
-                plans.insert(*shape, self.plan(shape)?);
+                plans.insert(*shape, self.plan(shape, store)?);
             }
             let Plan { product, layouts: [of_b, of_a, of_c], algorithm } = &plans[shape];
             let beta = if store.accumulate { 1.0f32 } else { 0.0 };
@@ -93,13 +93,7 @@ impl Blas {
             // SAFETY: `Shape::of` saw operands of these shapes, strides and types on this GPU; the
             // workspace is used in the order of the stream; alpha and beta are read at once.
             unsafe {
-                if let Some(bias) = store.bias {
-                    self.set(
-                        *product,
-                        Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                        bias.as_ptr(),
-                    )?;
-                }
+                self.set_bias(*product, store)?;
                 let (alpha, beta) = ((&raw const store.alpha).cast(), (&raw const beta).cast());
                 let workspace = self.workspace.as_ptr().cast();
                 #[rustfmt::skip]
@@ -118,7 +112,7 @@ impl Blas {
     }
 
     /// Describes a product, and chooses its algorithm unless that was done before.
-    fn plan(&self, shape: &Shape) -> Told<Plan> {
+    fn plan(&self, shape: &Shape, store: Store<'_>) -> Told<Plan> {
         let f = &self.functions;
         let (a, b, c) = (shape.a, shape.b, shape.c);
         let Shape { rows, columns, depth, .. } = *shape;
@@ -138,6 +132,7 @@ impl Blas {
             self.set(product, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, operation(b))?;
             self.set(product, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, operation(a))?;
             self.set(product, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
+            self.set_bias(product, store)?;
             let sizes = [(b, [columns, depth]), (a, [depth, rows]), (c, [columns, rows])];
             for (layout, (place, [rows, columns])) in layouts.iter_mut().zip(sizes) {
                 let [rows, columns] = match place.transposed {
@@ -229,7 +224,18 @@ impl Blas {
     }
 
     /// # Safety
-    /// `T` is the type of this attribute.
+    /// `product` was made.
+    unsafe fn set_bias(&self, product: cublasLtMatmulDesc_t, store: Store<'_>) -> Told<()> {
+        let name = Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
+        match store.bias {
+            // SAFETY: promised; the attribute is an address.
+            Some(bias) => unsafe { self.set(product, name, bias.as_ptr()) },
+            None => Ok(()),
+        }
+    }
+
+    /// # Safety
+    /// `T` is the type of this attribute, and `product` was made.
     unsafe fn set<T>(&self, product: cublasLtMatmulDesc_t, name: Attribute, value: T) -> Told<()> {
         let (at, bytes) = ((&raw const value).cast(), size_of::<T>());
         // SAFETY: promised.
