@@ -37,6 +37,13 @@ impl<'c> Trainer<'c> {
         stop: &dyn Fn() -> bool,
         progress: &mut Sink<'_>,
     ) -> Result<Self> {
+        let device = Device::parse(&config.device)?;
+        if let Device::Cuda(cuda) = device {
+            let gpu = &cuda.gpu().name;
+            progress(Progress::Note(&format!(
+                "{device} ({gpu}) clips and updates; forward and backward run on the CPU"
+            )));
+        }
         let data = Dataset::open(&config.data)?;
         let model_config = ModelConfig::read(&config.model)?;
         engine::check_fits(&data, &model_config, &config.model)?;
@@ -74,7 +81,7 @@ impl<'c> Trainer<'c> {
             output: PathBuf::new(),
         };
         let layout = model.layout().clone();
-        let mut optimizer = open_optimizer(config, &layout)?;
+        let mut optimizer = open_optimizer(config, device, &layout)?;
         let mut engine = Engine::new(data, model, budget, config.layout, features);
         let reference = match sidecar {
             // The base is still what it was: a checkpoint's values come after this.
@@ -165,11 +172,11 @@ fn open_adapter(config: &Config, model: &ModelConfig) -> Result<Option<Adapter>>
     Ok(Some(adapter))
 }
 
-fn open_optimizer(config: &Config, layout: &Layout) -> Result<Optimizer> {
+fn open_optimizer(config: &Config, device: Device, layout: &Layout) -> Result<Optimizer> {
     let Config { beta1, beta2, eps, weight_decay, max_grad_norm, .. } = *config;
     let settings = optimizer::Settings { adamw: AdamW { beta1, beta2, eps }, max_grad_norm };
     let parts = optimizer::parts(layout, |name| config.lr_factor(name), weight_decay);
-    Optimizer::new(Device::Cpu, layout.len(), &parts, settings)
+    Optimizer::new(device, layout.len(), &parts, settings)
 }
 
 fn open_features(
