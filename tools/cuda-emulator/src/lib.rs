@@ -2,6 +2,7 @@
 //! memory and barrier checks.
 
 pub mod exec;
+pub mod fatbin;
 pub mod memory;
 pub mod ptx;
 pub mod report;
