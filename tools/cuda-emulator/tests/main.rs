@@ -1,6 +1,14 @@
 //! The emulator's tests: the reader of PTX, and every instruction against what its manual says.
 
+mod cases;
+mod device;
 mod fatbin;
+mod kernels;
+mod micro;
 mod nvcc;
 mod ptx;
 mod random;
+mod recordings;
+mod replay;
+mod run;
+mod soft;
