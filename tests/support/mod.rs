@@ -9,8 +9,6 @@ mod matrix;
 use std::io::Write;
 use std::path::PathBuf;
 
-use silkie::device::cuda::Cuda;
-
 pub use compare::*;
 pub use cuda::*;
 pub use golden::Golden;
@@ -34,11 +32,6 @@ fn folder(variable: &str, default: &str) -> Option<PathBuf> {
     }
     skip(format_args!("no folder {} ({variable} names another)", path.display()));
     None
-}
-
-/// The first GPU. Says so when there is none.
-pub fn cuda() -> Option<Cuda> {
-    Cuda::open(0).map_err(skip).ok()
 }
 
 /// Says that the running test is skipped and why, straight to stderr: what a passing test prints is
