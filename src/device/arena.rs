@@ -74,16 +74,27 @@ impl Plan {
     }
 }
 
-/// The map: offset, bytes, type, shape and name of each span, then the total.
+/// The map: offset, bytes, type, shape and name of each span, then the sums of those whose names
+/// start with the same word.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:>15} {:>15}  {:<5} {:>18}  name", "offset", "bytes", "type", "shape")?;
+        let mut groups: Vec<(&str, usize)> = Vec::new();
         for Span { name, dtype, shape: [rows, cols], offset, bytes } in &self.spans {
             let (dtype, shape) = (format!("{dtype:?}").to_lowercase(), format!("{rows} x {cols}"));
             writeln!(f, "{offset:>15} {bytes:>15}  {dtype:<5} {shape:>18}  {name}")?;
+            let word = name.split(' ').next().unwrap_or_default();
+            match groups.iter_mut().find(|(group, _)| *group == word) {
+                Some((_, sum)) => *sum += bytes,
+                None => groups.push((word, *bytes)),
+            }
         }
-        let gibibytes = self.total as f64 / (1u64 << 30) as f64;
-        writeln!(f, "{:>15} {:>15}  in all, {gibibytes:.2} GiB", "", self.total)
+        writeln!(f)?;
+        for (group, bytes) in groups.into_iter().chain([("in all", self.total)]) {
+            let gibibytes = bytes as f64 / (1u64 << 30) as f64;
+            writeln!(f, "{group:<15} {bytes:>15}  {gibibytes:>8.3} GiB")?;
+        }
+        Ok(())
     }
 }
 
@@ -157,7 +168,7 @@ mod tests {
         assert_eq!(plan.total(), 256 + 512);
         let text = plan.to_string();
         assert!(text.contains("  bf16              65 x 3  h\n"), "{text}");
-        assert!(text.ends_with("768  in all, 0.00 GiB\n"), "{text}");
+        assert!(text.ends_with("in all                      768     0.000 GiB\n"), "{text}");
     }
 
     #[test]

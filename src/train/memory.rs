@@ -54,6 +54,7 @@ pub fn plan(config: &Config) -> Result<Plan> {
     for slot in 0..SLOTS {
         plan.append(&format!("slot {slot} "), &pack);
     }
+    plan.add("rope table", DType::F32, budget.tokens, model.head_dim);
     Workspace::plan(sizes, budget, !cached, &mut plan);
     Ok(plan)
 }

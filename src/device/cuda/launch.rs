@@ -165,3 +165,33 @@ fn load_module(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::CUlaunchAttributeID as Id;
+
+    /// No kernel asks for these yet, and the emulated GPU knows no clusters.
+    #[test]
+    fn clusters_and_early_starts_become_attributes() {
+        let plain = Grid::new([4, 1, 1], 128);
+        assert_eq!(plain.attributes().1, 0);
+        let early = Grid { programmatic: true, ..plain };
+        let (attributes, count) = early.attributes();
+        assert_eq!(count, 1);
+        let early_id = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        assert_eq!(attributes[0].id, early_id);
+        for (grid, expected) in [(plain, 1), (early, 2)] {
+            let (attributes, count) = Grid { cluster: [2, 1, 1], ..grid }.attributes();
+            assert_eq!(count, expected);
+            assert_eq!(attributes[0].id, Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
+            assert_eq!(attributes[1].id, early_id);
+            // SAFETY: written as these members in `attributes`.
+            let (cluster, early) = unsafe {
+                let early = attributes[1].value.programmaticStreamSerializationAllowed;
+                (attributes[0].value.clusterDim, early)
+            };
+            assert_eq!(([cluster.x, cluster.y, cluster.z], early), ([2, 1, 1], 1));
+        }
+    }
+}

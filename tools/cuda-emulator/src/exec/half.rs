@@ -2,11 +2,11 @@
 
 use super::rounding::{self, Mode, round};
 
-/// Bits of an `.f16`. Compared as the number it is.
+/// Bits of an `.f16`.
 #[derive(Clone, Copy, Default)]
 pub struct F16(pub u16);
 
-/// Bits of a `.bf16`. Compared as the number it is.
+/// Bits of a `.bf16`.
 #[derive(Clone, Copy, Default)]
 pub struct Bf16(pub u16);
 
@@ -112,24 +112,16 @@ impl Half for F16 {
     }
 }
 
-macro_rules! compared {
-    ($($half:ty),*) => {$(
-        impl PartialEq for $half {
-            #[inline(always)]
-            fn eq(&self, other: &Self) -> bool {
-                self.widen() == other.widen()
-            }
-        }
-        impl PartialOrd for $half {
-            #[inline(always)]
-            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-                self.widen().partial_cmp(&other.widen())
-            }
-        }
-    )*};
-}
+/// An `.f16` that is read with `.ftz`: subnormal values are zero.
+#[derive(Clone, Copy, Default)]
+pub struct FlushedF16(pub F16);
 
-compared!(F16, Bf16);
+impl FlushedF16 {
+    #[inline(always)]
+    pub fn new(bits: u16) -> Self {
+        FlushedF16(F16(if bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -191,6 +191,11 @@ seen_as! {
     i16 = u32, B16, |bits| bits as i16, |value| value as u16 as u32;
     half::F16 = u32, B16, |bits| half::F16(bits as u16), |value: half::F16| value.0 as u32;
     half::Bf16 = u32, B16, |bits| half::Bf16(bits as u16), |value: half::Bf16| value.0 as u32;
+    half::FlushedF16 = u32, B16, |bits| half::FlushedF16::new(bits as u16),
+        |value: half::FlushedF16| value.0.0 as u32;
+    [half::FlushedF16; 2] = u32, B32,
+        |bits| [half::FlushedF16::new(bits as u16), half::FlushedF16::new((bits >> 16) as u16)],
+        |[low, high]: [half::FlushedF16; 2]| low.0.0 as u32 | (high.0.0 as u32) << 16;
     [half::F16; 2] = u32, B32, <half::F16 as Half>::unpack, <half::F16 as Half>::pack;
     [half::Bf16; 2] = u32, B32, <half::Bf16 as Half>::unpack, <half::Bf16 as Half>::pack;
 }

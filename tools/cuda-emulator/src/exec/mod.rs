@@ -12,6 +12,7 @@ mod barrier;
 mod block;
 mod decode;
 mod divergence;
+mod double;
 mod fault;
 mod grid;
 mod half;

@@ -64,6 +64,8 @@ pub enum Op {
     /// Of lanes together, all of which must be there: those in the mask that the operand gives, or all 32.
     Sync(Run, Members),
     Branch(u32),
+    /// Operand 0 chooses among so many of `Program::tables` from an index on.
+    BranchTable(u32, u32),
     Exit,
     Barrier(Barrier),
     Trap,
@@ -138,6 +140,8 @@ pub struct Program {
     pub places: Vec<Place>,
     pub files: BTreeMap<u32, String>,
     pub constants: Vec<Slot>,
+    /// Targets of branches that choose.
+    pub tables: Vec<u32>,
     /// 32-bit slots of a warp.
     pub slots: usize,
     pub predicates: usize,

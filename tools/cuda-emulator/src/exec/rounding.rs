@@ -44,6 +44,12 @@ pub enum Mode {
 
 impl Mode {
     pub const ALL: [Mode; 5] = [Mode::Nearest, Mode::Zero, Mode::Down, Mode::Up, Mode::Away];
+
+    /// From the low bits of an immediate.
+    #[inline(always)]
+    pub fn decode(immediate: i64) -> Mode {
+        Self::ALL[(immediate & 7).min(4) as usize]
+    }
 }
 
 /// The bits of `x` in `format`.

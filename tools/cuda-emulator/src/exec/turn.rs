@@ -111,6 +111,17 @@ impl Runner<'_> {
         let scheduled = &mut self.warps[number];
         match op {
             Op::Branch(target) => scheduled.groups.push(Group { at: target, ..group }),
+            Op::BranchTable(first, count) => {
+                let chosen = scheduled.warp.word(&self.block, instruction.operands[0]);
+                for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+                    if chosen[lane] >= count {
+                        let detail = format!("Target {} of {count} is chosen.", chosen[lane]);
+                        return Err(Problem::of_lanes(Kind::Trap, 1 << lane, detail));
+                    }
+                    let at = self.kernel.program.tables[(first + chosen[lane]) as usize];
+                    scheduled.groups.push(Group { at, mask: 1 << lane, state: State::Ready });
+                }
+            }
             Op::Exit => {
                 scheduled.live &= !mask;
                 scheduled.groups.retry_parked();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::exec::allocate::{Allocation, Class};
 use crate::exec::lanes::{LANES, Width};
 use crate::exec::program::{Operand, Slot, Special};
 use crate::ptx::ast::{Operand as Text, Register, Space, Type};
@@ -18,6 +19,8 @@ pub struct Binder<'a> {
     registers: &'a [(String, Type)],
     /// Slot or predicate of each register.
     places: Vec<Operand>,
+    /// The registers that were bound since somebody last took them.
+    pub named: Named,
     symbols: &'a HashMap<String, Symbol>,
     pub slots: usize,
     pub predicates: usize,
@@ -28,45 +31,68 @@ pub struct Binder<'a> {
     sinks: [Operand; 2],
 }
 
-/// Predicate 0 is true, predicate 1 a sink.
-const PREDICATES: usize = 2;
+/// Registers that an instruction reads and writes.
+#[derive(Default)]
+pub struct Named {
+    pub uses: Vec<Register>,
+    pub defs: Vec<Register>,
+}
+
+/// Slots, predicates or constants at most, so that an operand can name them, and one bit is left.
+const MOST: u32 = Operand::CONSTANT as u32;
+/// Two slots are a sink of 64 bits.
+const SINK_SLOTS: u32 = 2;
+/// Predicate 0 is true, predicate 1 a sink, predicate 2 the carry.
+const OWN_PREDICATES: u32 = 3;
 const SINK_PREDICATE: Operand = Operand(1);
+pub const CARRY: Operand = Operand(2);
 
 impl<'a> Binder<'a> {
-    /// Every register gets a slot of its own.
+    /// Without an allocation only to find out what is named: then all registers lie in one place.
     pub fn new(
         registers: &'a [(String, Type)],
         symbols: &'a HashMap<String, Symbol>,
+        allocation: &Allocation,
     ) -> Result<Self, String> {
-        let (mut slots, mut predicates) = (2, PREDICATES);
-        let mut places = Vec::new();
-        for (name, r#type) in registers {
-            let count = match width(*r#type) {
-                Some(Width::Predicate) => 0,
-                Some(Width::B64) => 2,
-                Some(_) => 1,
-                None => {
-                    return Err(format!("register {name} of type {:?} is not supported", r#type));
-                }
-            };
-            let next = if count == 0 { &mut predicates } else { &mut slots };
-            let place = u16::try_from(*next).ok().filter(|&place| place < Operand::CONSTANT - 2);
-            places.push(Operand(
-                place.ok_or("it has more registers than the emulator has room for")?,
+        let slots = allocation.slots + SINK_SLOTS;
+        let predicates = allocation.predicates + OWN_PREDICATES;
+        if slots.max(predicates) > MOST {
+            return Err(format!(
+                "{slots} slots of registers are more than the emulator has room for"
             ));
-            *next += count.max(1);
+        }
+        let mut places = vec![Operand::default(); registers.len()];
+        for ((_, r#type), (place, &at)) in
+            registers.iter().zip(places.iter_mut().zip(&allocation.places))
+        {
+            let first = if *r#type == Type::Pred { OWN_PREDICATES } else { SINK_SLOTS };
+            *place = Operand((at + first) as u16);
         }
         Ok(Binder {
             registers,
             places,
+            named: Named::default(),
             symbols,
-            slots,
-            predicates,
+            slots: slots as usize,
+            predicates: predicates as usize,
             constants: Vec::new(),
             known: HashMap::new(),
             specials: Vec::new(),
             sinks: [Operand(0), SINK_PREDICATE],
         })
+    }
+
+    /// What each register takes up. Errors: one has a type that registers cannot have.
+    pub fn classes(registers: &[(String, Type)]) -> Result<Vec<Class>, String> {
+        let class = |(name, r#type): &(String, Type)| match width(*r#type) {
+            Some(Width::Predicate) => Ok(Class::Predicate),
+            Some(Width::B64) => Ok(Class::Slots(2)),
+            Some(Width::B16 | Width::B32) => Ok(Class::Slots(1)),
+            None => {
+                Err(format!("register {name} is of a type that is not supported: {:?}", r#type))
+            }
+        };
+        registers.iter().map(class).collect()
     }
 
     /// How wide a register is; `None` of other operands.
@@ -80,10 +106,13 @@ impl<'a> Binder<'a> {
     }
 
     /// A register to write, or the sink for `_`.
-    pub fn result(&self, text: &Text, wanted: Width) -> Result<Operand, String> {
+    pub fn result(&mut self, text: &Text, wanted: Width) -> Result<Operand, String> {
         match text {
             Text::Sink => Ok(self.sink(wanted)),
-            Text::Register(register) => self.register(*register, wanted),
+            Text::Register(register) => {
+                self.named.defs.push(*register);
+                self.register(*register, wanted)
+            }
             _ => Err("expected a register for the result".into()),
         }
     }
@@ -102,8 +131,12 @@ impl<'a> Binder<'a> {
     /// A register, a special register, an address or a literal.
     pub fn source(&mut self, text: &Text, wanted: Width) -> Result<Operand, String> {
         match text {
-            Text::Register(register) => self.register(*register, wanted),
+            Text::Register(register) => {
+                self.named.uses.push(*register);
+                self.register(*register, wanted)
+            }
             Text::Not(register) if wanted == Width::Predicate => {
+                self.named.uses.push(*register);
                 Ok(negated(self.register(*register, wanted)?))
             }
             Text::Special(name) => self.special(name, wanted),
@@ -121,7 +154,7 @@ impl<'a> Binder<'a> {
         }
     }
 
-    pub fn register(&self, register: Register, wanted: Width) -> Result<Operand, String> {
+    fn register(&self, register: Register, wanted: Width) -> Result<Operand, String> {
         let index = register as usize;
         let (Some((name, r#type)), Some(&place)) =
             (self.registers.get(index), self.places.get(index))
@@ -168,8 +201,8 @@ impl<'a> Binder<'a> {
     /// A constant for each lane.
     fn lanes(&mut self, lanes: Slot) -> Result<Operand, String> {
         let at = self.constants.len();
-        if at + 2 > Operand::CONSTANT as usize {
-            return Err("it has more constants than the emulator has room for".into());
+        if at + 2 > MOST as usize {
+            return Err("the constants are more than the emulator has room for".into());
         }
         self.constants.push(lanes);
         Ok(Operand(at as u16 | Operand::CONSTANT))
@@ -200,8 +233,8 @@ impl<'a> Binder<'a> {
             return Ok(*operand);
         }
         let operand = Operand(self.slots as u16);
-        if self.slots + 1 >= Operand::CONSTANT as usize {
-            return Err("it has more registers than the emulator has room for".into());
+        if self.slots >= MOST as usize {
+            return Err("the registers are more than the emulator has room for".into());
         }
         self.slots += 1;
         self.specials.push((special, operand));
@@ -235,7 +268,8 @@ pub fn negated(predicate: Operand) -> Operand {
 pub fn width(r#type: Type) -> Option<Width> {
     Some(match (r#type, r#type.bytes()) {
         (Type::Pred, _) => Width::Predicate,
-        (_, 2) => Width::B16,
+        // A byte has no registers of its own width.
+        (_, 1 | 2) => Width::B16,
         (_, 4) => Width::B32,
         (_, 8) => Width::B64,
         _ => return None,

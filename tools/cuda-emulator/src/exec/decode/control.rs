@@ -24,6 +24,25 @@ pub fn decode(
                 _ => return Err("expected a label".into()),
             }
         }
+        "brx" => {
+            let is_known = code.flag("idx");
+            code.flag("uni");
+            let [index, Text::List(labels)] = text else {
+                return Err("expected an index and a table of labels".into());
+            };
+            if !is_known || labels.is_empty() {
+                return Err("expected `.idx` and labels".into());
+            }
+            let index = decoder.binder.source(index, Width::B32)?;
+            let first = decoder.tables.len() as u32;
+            for label in labels {
+                let Text::Label(label) = label else { return Err("expected labels".into()) };
+                decoder.tables.push(*label);
+            }
+            let table = Op::BranchTable(first, labels.len() as u32);
+            decoder.append(None, table, &[index], 0, Access::NONE);
+            return Ok(());
+        }
         "ret" | "exit" => {
             code.flag("uni");
             Op::Exit

@@ -1,9 +1,9 @@
 //! Instructions of every lane for itself: arithmetic, moves, conversions, comparisons.
 
 use super::Decoder;
-use super::binder::width;
+use super::binder::{CARRY, negated, width};
 use crate::exec::lanes::{Lane, Lanewise, Run, Width, compile, map1, map2, map4, with1};
-use crate::exec::ops::{Opcode, compare, convert, float, half, integer};
+use crate::exec::ops::{Opcode, carry, compare, convert, float, half, integer};
 use crate::exec::program::{Instruction, Operand};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::{Operand as Text, Type};
@@ -18,6 +18,8 @@ pub fn decode(
         "setp" => return setp(decoder, code, text),
         "set" => return set(decoder, code, text),
         "lop3" => return lop3(decoder, code, text),
+        "addc" | "subc" | "madc" => return carry(decoder, code, text),
+        "add" | "sub" | "mad" if code.has("cc") => return carry(decoder, code, text),
         _ => {}
     }
     let found = match (code.name, code.types.as_slice()) {
@@ -56,6 +58,11 @@ fn copy(decoder: &mut Decoder<'_>, code: &Opcode<'_>, text: &[Text]) -> Result<(
     let &[r#type] = code.types.as_slice() else { return code.unsupported_type() };
     if let Text::Vector(parts) = &text[1] {
         let pack = match (width(r#type), parts.len()) {
+            (Some(Width::B32), 4) => map4(|a: u16, b: u16, c: u16, d: u16| {
+                let byte = |x: u16| x as u32 & 0xff;
+                byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24
+            }),
+            (Some(Width::B16), 2) => map2(|a: u16, b: u16| a & 0xff | b << 8),
             (Some(Width::B32), 2) => map2(|a: u16, b: u16| a as u32 | (b as u32) << 16),
             (Some(Width::B64), 2) => map2(|a: u32, b: u32| a as u64 | (b as u64) << 32),
             (Some(Width::B64), 4) => map4(|a: u16, b: u16, c: u16, d: u16| {
@@ -70,6 +77,8 @@ fn copy(decoder: &mut Decoder<'_>, code: &Opcode<'_>, text: &[Text]) -> Result<(
         for (i, part) in parts.iter().enumerate() {
             let shift = 8 * (r#type.bytes() as usize / parts.len() * i) as i64;
             let unpack = match (width(r#type), parts.len()) {
+                (Some(Width::B32), 4) => with1(|shift, a: u32| (a >> (shift & 31)) as u16 & 0xff),
+                (Some(Width::B16), 2) => with1(|shift, a: u16| a >> (shift & 15) & 0xff),
                 (Some(Width::B32), 2) => with1(|shift, a: u32| (a >> (shift & 31)) as u16),
                 (Some(Width::B64), 2) => with1(|shift, a: u64| (a >> (shift & 63)) as u32),
                 (Some(Width::B64), 4) => with1(|shift, a: u64| (a >> (shift & 63)) as u16),
@@ -192,4 +201,22 @@ fn lop3(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
         Some(found) => decoder.lanewise(Lanewise { immediate: *table, ..found }, rest),
         None => code.unsupported_type(),
     }
+}
+
+/// `add.cc.u32 d, a, b`, `madc.lo.cc.u32 d, a, b, c`
+fn carry(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result<(), String> {
+    let (writes, reads) = (code.flag("cc"), code.name.ends_with('c'));
+    let Some((run, width, sources)) = carry::decode(code) else { return code.unsupported_type() };
+    super::count(text, 1 + sources)?;
+    let binder = &mut decoder.binder;
+    let mut operands = vec![
+        binder.result(&text[0], width)?,
+        if writes { CARRY } else { binder.sink(Width::Predicate) },
+        if reads { CARRY } else { negated(Operand::TRUE) },
+    ];
+    for source in &text[1..] {
+        operands.push(binder.source(source, width)?);
+    }
+    decoder.lanes(run, &operands, 0);
+    Ok(())
 }

@@ -11,9 +11,11 @@ mod warp_wide;
 
 use std::collections::HashMap;
 
-use binder::Binder;
+use binder::{Binder, Named};
+use inline::Flat;
 
 use super::LoadError;
+use super::allocate::{Allocation, Node, allocate};
 use super::lanes::{Lanewise, Run, Width};
 use super::ops::Opcode;
 use super::program::{Access, Instruction, MAX_OPERANDS, Members, Op, Operand, Origin, Program};
@@ -32,37 +34,17 @@ pub fn kernel(
     let layout = Layout::of(module, kernel, &flat)?;
     let mut symbols = variables.clone();
     symbols.extend(layout.symbols.iter().map(|(name, symbol)| (name.clone(), *symbol)));
-    let binder = Binder::new(&flat.registers, &symbols);
-    let binder = binder.map_err(|message| LoadError::new(kernel.line, message))?;
-    let mut decoder = Decoder {
-        binder,
-        instructions: Vec::new(),
-        origins: Vec::new(),
-        opcodes: Vec::new(),
-        numbers: HashMap::new(),
-    };
-    let mut starts = Vec::with_capacity(flat.body.len() + 1);
-    for instruction in &flat.body {
-        starts.push(decoder.instructions.len() as u32);
-        decoder.decode(instruction).map_err(|message| {
-            let message = format!("`{}`: {message}", instruction.opcode.join("."));
-            let source = super::fault::place_name(&flat.places, &module.files, instruction.place);
-            LoadError::at(instruction.line, source, message)
-        })?;
-    }
-    starts.push(decoder.instructions.len() as u32);
-    // A kernel may end without a `ret`.
-    decoder.append(None, Op::Exit, &[], 0, Access::NONE);
-    let last = flat.body.last();
-    let line = last.map_or(kernel.line, |instruction| instruction.line);
-    decoder.originate(&["ret".into()], line, None);
-    for instruction in &mut decoder.instructions {
-        if let Op::Branch(target) = &mut instruction.op {
-            let at = flat.labels.get(*target as usize).and_then(|&label| starts.get(label));
-            *target = *at.unwrap_or(&0);
-        }
-    }
-    let Decoder { binder, instructions, origins, opcodes, .. } = decoder;
+    // Once to learn which instruction reads and writes which register, and once in earnest.
+    let error = |message| LoadError::new(kernel.line, message);
+    let classes = Binder::classes(&flat.registers).map_err(error)?;
+    let unknown = Allocation::default();
+    let binder = Binder::new(&flat.registers, &symbols, &unknown).map_err(error)?;
+    let nodes = Decoder::new(binder).body(&flat, module)?;
+    let allocation = allocate(&nodes, &classes);
+    let binder = Binder::new(&flat.registers, &symbols, &allocation).map_err(error)?;
+    let mut decoder = Decoder::new(binder);
+    decoder.body(&flat, module)?;
+    let Decoder { binder, instructions, tables, origins, opcodes, .. } = decoder;
     let Binder { constants, slots, predicates, specials, .. } = binder;
     let program = Program {
         instructions,
@@ -71,6 +53,7 @@ pub fn kernel(
         places: flat.places,
         files: module.files.clone(),
         constants,
+        tables,
         slots,
         predicates,
         specials,
@@ -81,25 +64,93 @@ pub fn kernel(
 struct Decoder<'a> {
     binder: Binder<'a>,
     instructions: Vec<Instruction>,
+    /// Labels, and in the end the instructions that they stand for.
+    tables: Vec<u32>,
     origins: Vec<Origin>,
     opcodes: Vec<String>,
     /// Of each of `opcodes`.
     numbers: HashMap<String, u32>,
 }
 
-impl Decoder<'_> {
-    fn decode(&mut self, text: &ast::Instruction) -> Result<(), String> {
-        let guard = match text.guard {
-            None => Operand::TRUE,
-            Some((register, is_negated)) => {
-                let predicate = self.binder.register(register, Width::Predicate)?;
-                if is_negated { binder::negated(predicate) } else { predicate }
+impl<'a> Decoder<'a> {
+    fn new(binder: Binder<'a>) -> Self {
+        Decoder {
+            binder,
+            instructions: Vec::new(),
+            tables: Vec::new(),
+            origins: Vec::new(),
+            opcodes: Vec::new(),
+            numbers: HashMap::new(),
+        }
+    }
+
+    /// Decodes all instructions. Gives, for each in the text, what it does to registers.
+    fn body(&mut self, flat: &Flat, module: &Module) -> Result<Vec<Node>, LoadError> {
+        let mut nodes = Vec::with_capacity(flat.body.len() + 1);
+        let mut starts = Vec::with_capacity(flat.body.len() + 1);
+        for text in &flat.body {
+            let first = self.instructions.len();
+            starts.push(first as u32);
+            self.decode(text).map_err(|message| {
+                let message = format!("`{}`: {message}", text.opcode.join("."));
+                let source = super::fault::place_name(&flat.places, &module.files, text.place);
+                LoadError::at(text.line, source, message)
+            })?;
+            let Named { uses, defs } = std::mem::take(&mut self.binder.named);
+            let is_guarded = text.guard.is_some();
+            let mut node = Node {
+                uses,
+                defs,
+                is_partial: is_guarded,
+                falls_through: true,
+                targets: Vec::new(),
+            };
+            match self.instructions[first..].last().map(|instruction| instruction.op) {
+                Some(Op::Branch(label)) => {
+                    node.falls_through = is_guarded;
+                    node.targets.push(flat.labels[label as usize] as u32);
+                }
+                Some(Op::BranchTable(first, count)) => {
+                    node.falls_through = is_guarded;
+                    let labels = &self.tables[first as usize..(first + count) as usize];
+                    node.targets
+                        .extend(labels.iter().map(|&label| flat.labels[label as usize] as u32));
+                }
+                Some(Op::Exit) => node.falls_through = is_guarded,
+                _ => {}
             }
-        };
+            nodes.push(node);
+        }
+        // A kernel may end without a `ret`.
+        starts.push(self.instructions.len() as u32);
+        nodes.push(Node::default());
+        self.append(None, Op::Exit, &[], 0, Access::NONE);
+        let line = flat.body.last().map_or(0, |text| text.line);
+        self.originate(&["ret".into()], line, None);
+        for instruction in &mut self.instructions {
+            if let Op::Branch(target) = &mut instruction.op {
+                *target = starts[flat.labels[*target as usize]];
+            }
+        }
+        for target in &mut self.tables {
+            *target = starts[flat.labels[*target as usize]];
+        }
+        Ok(nodes)
+    }
+
+    fn decode(&mut self, text: &ast::Instruction) -> Result<(), String> {
         let first = self.instructions.len();
         let mut code = Opcode::new(&text.opcode);
         self.operation(&mut code, &text.operands)?;
         code.finish()?;
+        let guard = match text.guard {
+            None => Operand::TRUE,
+            Some((register, is_negated)) => {
+                let register = ast::Operand::Register(register);
+                let predicate = self.binder.source(&register, Width::Predicate)?;
+                if is_negated { binder::negated(predicate) } else { predicate }
+            }
+        };
         for instruction in &mut self.instructions[first..] {
             instruction.guard = guard;
         }
@@ -109,14 +160,14 @@ impl Decoder<'_> {
 
     fn operation(&mut self, code: &mut Opcode<'_>, text: &[ast::Operand]) -> Result<(), String> {
         match code.name {
-            "bra" | "ret" | "exit" | "call" | "bar" | "barrier" | "membar" | "fence" | "trap"
-            | "brkpt" | "nanosleep" | "pmevent" => control::decode(self, code, text),
+            "bra" | "brx" | "ret" | "exit" | "call" | "bar" | "barrier" | "membar" | "fence"
+            | "trap" | "brkpt" | "nanosleep" | "pmevent" => control::decode(self, code, text),
             "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "cvta" | "isspacep" | "prefetch"
             | "prefetchu" | "applypriority" | "discard" | "createpolicy" => {
                 memory::decode(self, code, text)
             }
-            "shfl" | "vote" | "match" | "redux" | "activemask" | "ldmatrix" | "movmatrix"
-            | "mma" => warp_wide::decode(self, code, text),
+            "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" | "ldmatrix"
+            | "movmatrix" | "mma" => warp_wide::decode(self, code, text),
             _ => lanewise::decode(self, code, text),
         }
     }

@@ -58,6 +58,15 @@ pub fn decode(
             ];
             (run, operands)
         }
+        ("elect", [d, members]) => {
+            let (d, p) = pair(d);
+            let operands = vec![
+                binder.result(d, Width::B32)?,
+                binder.result(p, Width::Predicate)?,
+                binder.source(members, Width::B32)?,
+            ];
+            (warp_wide::elect(), operands)
+        }
         ("vote", [d, a, members]) => {
             let result = match code.types.first() {
                 Some(Type::Pred) => Width::Predicate,

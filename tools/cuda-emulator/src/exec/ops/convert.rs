@@ -4,7 +4,8 @@
 //! integer or through a double that is rounded to odd, with the particulars in the immediate.
 
 use super::Opcode;
-use super::float::{MODES, saturate};
+use super::float::{MODES, flush, saturate};
+use crate::exec::double::Exact;
 use crate::exec::half::{self, Half};
 use crate::exec::lanes::{Lane, Lanewise, Width, map1, map2, with1, with2};
 use crate::exec::rounding::{self, Format, Mode, integer_odd, round};
@@ -35,7 +36,8 @@ pub fn decode(
     };
     let details = Details { result: to, source: from, ..details };
     if (to, from, details.integral, details.saturates) == (F32, F32, None, true) {
-        return Ok(Some(map1(saturate))); // NaN and subnormal values of either sign
+        let flushed = |x: f32| saturate(flush(x));
+        return Ok(Some(if details.flushes { map1(flushed) } else { map1(saturate) }));
     }
     let is_plain = !details.saturates && !details.flushes && !details.relu;
     let common = if is_plain && to.bytes() >= 4 && from.bytes() >= 4 {
@@ -94,11 +96,10 @@ impl Details {
 
     #[inline(always)]
     fn decode(immediate: i64) -> Details {
-        let mode = |bits: i64| Mode::ALL[(bits & 15).min(4) as usize];
         let r#type = |bits: i64| TYPES[(bits & 15).min(11) as usize];
         Details {
-            mode: mode(immediate),
-            integral: (immediate >> 4 & 15 != 7).then(|| mode(immediate >> 4)),
+            mode: Mode::decode(immediate),
+            integral: (immediate >> 4 & 15 != 7).then(|| Mode::decode(immediate >> 4)),
             saturates: immediate >> 8 & 1 != 0,
             flushes: immediate >> 9 & 1 != 0,
             relu: immediate >> 10 & 1 != 0,
@@ -190,8 +191,8 @@ where
     let found = with2(|immediate, a: f32, b: f32| {
         let details = Details::decode(immediate);
         [b, a].map(|x| {
-            let x = if details.relu && x < 0.0 { 0.0 } else { x };
-            H::round(x as f64, details.mode)
+            let is_cut = details.relu && x <= 0.0;
+            H::round(if is_cut { 0.0 } else { x as f64 }, details.mode)
         })
     });
     found.immediate(details.encode())
@@ -202,17 +203,11 @@ fn to_tf32(code: &mut Opcode<'_>) -> Option<Lanewise> {
     let modes = [("rna", Mode::Away), ("rn", Mode::Nearest), ("rz", Mode::Zero)];
     let mode = code.pick(&modes)?;
     let &[F32] = code.types.as_slice() else { return None };
-    let found = with1(|mode, a: f32| {
-        round(a as f64, rounding::TF32, Mode::ALL[(mode & 7).min(4) as usize]) << 13
-    });
+    let found = with1(|mode, a: f32| round(a as f64, rounding::TF32, Mode::decode(mode)) << 13);
     Some(found.immediate(mode as i64))
 }
 
 fn general(details: &Details, result: Width, source: Width) -> Option<Lanewise> {
-    let is_exact = details.source.bytes() < 8 || details.source == F64;
-    if details.result == F64 && details.mode != Mode::Nearest && !is_exact {
-        return None;
-    }
     if !TYPES.contains(&details.result) || !TYPES.contains(&details.source) {
         return None;
     }
@@ -262,10 +257,11 @@ fn from_integer(details: &Details, bits: u64) -> u64 {
     let value = extend(bits, details.source);
     if is_float(details.result) {
         let magnitude = value.unsigned_abs() as u64;
+        let is_negative = value < 0;
+        let exact = Exact { is_negative, significand: magnitude as u128, exponent: 0 };
         return match details.result {
-            F64 if value < 0 => (-(magnitude as f64)).to_bits(),
-            F64 => (magnitude as f64).to_bits(),
-            _ => to_float(details, integer_odd(magnitude, value < 0)),
+            F64 => to_float(details, exact.round(details.mode)),
+            _ => to_float(details, integer_odd(magnitude, is_negative)),
         };
     }
     let (least, largest) = range(details.result);
@@ -307,7 +303,7 @@ fn from_float(details: &Details, bits: u64) -> u64 {
 }
 
 fn to_float(details: &Details, exact: f64) -> u64 {
-    let exact = if details.relu && exact < 0.0 { 0.0 } else { exact };
+    let exact = if details.relu && exact <= 0.0 { 0.0 } else { exact };
     let narrow = |format: Format| round(exact, format, details.mode);
     match details.result {
         F16 | Bf16 => {
@@ -329,8 +325,8 @@ fn to_float(details: &Details, exact: f64) -> u64 {
             let value = if is_zero { 0f32.copysign(value) } else { value };
             (if details.saturates { saturate(value) } else { value }).to_bits() as u64
         }
+        _ if details.saturates => (if exact > 0.0 { exact.min(1.0) } else { 0.0 }).to_bits(),
         _ if exact.is_nan() => 0xfff8_0000_0000_0000,
-        _ if details.saturates => exact.clamp(0.0, 1.0).to_bits(),
         _ => exact.to_bits(),
     }
 }

@@ -1,7 +1,10 @@
 //! Arithmetic of f32 and f64.
 
+use std::num::FpCategory;
+
 use super::Opcode;
 use crate::exec::approx;
+use crate::exec::double;
 use crate::exec::lanes::{Lane, Lanewise, map1, map2, map3, with1, with2, with3};
 use crate::exec::program::Operand;
 use crate::exec::rounding::{F32, Mode, quotient_odd, round, sqrt_odd, sum_odd};
@@ -18,7 +21,7 @@ pub fn decode(code: &mut Opcode<'_>) -> Result<Option<Lanewise>, String> {
                 single::<f32>(code)
             }
         }
-        [Type::F64] => double(code),
+        [Type::F64] => wide(code),
         _ => None,
     })
 }
@@ -97,8 +100,9 @@ impl Single for Flushed {
 
 fn single<S: Single>(code: &mut Opcode<'_>) -> Option<Lanewise> {
     let is_approximate = code.flag("approx");
-    let is_full = code.name == "div" && code.flag("full");
-    if is_approximate || is_full {
+    // Within 2 ulp; this is exact.
+    let _ = code.name == "div" && code.flag("full");
+    if is_approximate {
         return approximate::<S>(code.name);
     }
     let mode = code.pick(&MODES).unwrap_or(Mode::Nearest);
@@ -145,7 +149,7 @@ fn approximate<S: Single>(name: &str) -> Option<Lanewise> {
 /// Of an immediate: the rounding mode, and with bit 8 saturation to 0..1.
 #[inline(always)]
 fn finish<S: Single>(immediate: i64, exact: f64) -> S {
-    let rounded = f32::from_bits(round(exact, F32, Mode::ALL[(immediate & 7).min(4) as usize]));
+    let rounded = f32::from_bits(round(exact, F32, Mode::decode(immediate)));
     S::new(if immediate & 256 != 0 { saturate(rounded) } else { rounded })
 }
 
@@ -219,15 +223,23 @@ fn testp(code: &mut Opcode<'_>) -> Option<Lanewise> {
     let tests = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
     let tests: [(&str, i64); 6] = std::array::from_fn(|i| (tests[i], i as i64));
     let test = code.pick(&tests)?;
-    let found = with1(|test, a: f32| match test {
-        0 => a.is_finite(),
-        1 => a.is_infinite(),
-        2 => !a.is_nan(),
-        3 => a.is_nan(),
-        4 => a.is_normal(),
-        _ => a.is_subnormal(),
-    });
+    let found = match code.types.as_slice() {
+        [Type::F32] => with1(|test, a: f32| passes(test, a.classify())),
+        _ => with1(|test, a: f64| passes(test, a.classify())),
+    };
     Some(found.immediate(test))
+}
+
+fn passes(test: i64, category: FpCategory) -> bool {
+    match test {
+        0 => !matches!(category, FpCategory::Nan | FpCategory::Infinite),
+        1 => category == FpCategory::Infinite,
+        2 => category != FpCategory::Nan,
+        3 => category == FpCategory::Nan,
+        // The manual counts zero among the normal numbers.
+        4 => matches!(category, FpCategory::Normal | FpCategory::Zero),
+        _ => category == FpCategory::Subnormal,
+    }
 }
 
 /// The NaN of f64 operations.
@@ -238,18 +250,31 @@ fn canonical(x: f64) -> f64 {
     if x.is_nan() { f64::from_bits(NAN64) } else { x }
 }
 
-fn double(code: &mut Opcode<'_>) -> Option<Lanewise> {
+fn wide(code: &mut Opcode<'_>) -> Option<Lanewise> {
     if code.flag("approx") {
-        // What the manual calls a gross approximation: the low 32 bits are zero.
-        let high = |x: f64| f64::from_bits(canonical(x).to_bits() & !0 << 32);
-        code.flag("ftz");
-        return match code.name {
-            "rcp" => Some(map1(move |a: f64| high(1.0 / a))),
-            "rsqrt" => Some(map1(move |a: f64| high(1.0 / a.sqrt()))),
+        return match (code.name, code.flag("ftz")) {
+            ("rcp", true) => Some(map1(|a: f64| gross(1.0 / flush_wide(a)))),
+            ("rsqrt", true) => Some(map1(|a: f64| gross(1.0 / flush_wide(a).sqrt()))),
+            ("rsqrt", false) => Some(map1(|a: f64| canonical(1.0 / a.sqrt()))),
             _ => None,
         };
     }
-    code.flag("rn");
+    let mode = code.pick(&MODES).unwrap_or(Mode::Nearest);
+    if mode != Mode::Nearest {
+        let found = match code.name {
+            "add" => with2(|i, a, b| canonical(double::add(a, b, Mode::decode(i)))),
+            "sub" => with2(|i, a, b: f64| canonical(double::add(a, -b, Mode::decode(i)))),
+            "mul" => with2(|i, a, b| canonical(double::multiply(a, b, Mode::decode(i)))),
+            "fma" | "mad" => {
+                with3(|i, a, b, c| canonical(double::multiply_add(a, b, c, Mode::decode(i))))
+            }
+            "div" => with2(|i, a, b| canonical(double::divide(a, b, Mode::decode(i)))),
+            "rcp" => with1(|i, a| canonical(double::divide(1.0, a, Mode::decode(i)))),
+            "sqrt" => with1(|i, a| canonical(double::sqrt(a, Mode::decode(i)))),
+            _ => return None,
+        };
+        return Some(found.immediate(mode as i64));
+    }
     Some(match code.name {
         "add" => map2(|a: f64, b: f64| canonical(a + b)),
         "sub" => map2(|a: f64, b: f64| canonical(a - b)),
@@ -263,8 +288,20 @@ fn double(code: &mut Opcode<'_>) -> Option<Lanewise> {
         "abs" => map1(|a: u64| a & !(1 << 63)),
         "neg" => map1(|a: u64| a ^ 1 << 63),
         "copysign" => map2(|a: f64, b: f64| b.copysign(a)),
+        "testp" => return testp(code),
         _ => return None,
     })
+}
+
+/// What the manual calls a gross approximation: the low 32 bits are zero.
+#[inline(always)]
+fn gross(x: f64) -> f64 {
+    f64::from_bits(flush_wide(canonical(x)).to_bits() & !0 << 32)
+}
+
+#[inline(always)]
+fn flush_wide(x: f64) -> f64 {
+    if x.abs() < f64::MIN_POSITIVE { 0f64.copysign(x) } else { x }
 }
 
 /// A number wins over NaN; -0 is below +0.

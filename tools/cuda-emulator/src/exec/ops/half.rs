@@ -1,13 +1,13 @@
 //! Arithmetic of f16 and bf16, alone and in pairs.
 //!
 //! Sums and products of two are formed in f32, whose 24 bits are more than twice the 11 of a half, so that the
-//! second rounding finds what one would; products and sums of three are formed in f64, for the same reason.
+//! second rounding finds what one would; a product plus a third is formed in f64, rounded to odd.
 
 use super::Opcode;
 use crate::exec::approx;
 use crate::exec::half::{Bf16, F16, Half};
 use crate::exec::lanes::{Lane, Lanewise, with1, with2, with3};
-use crate::exec::rounding::Mode;
+use crate::exec::rounding::{Mode, sum_odd};
 use crate::ptx::ast::Type;
 
 /// `None`: not an opcode of this file.
@@ -75,7 +75,7 @@ fn family<H: Half, V: Halves<H>>(code: &mut Opcode<'_>) -> Option<Lanewise> {
                 #[inline(always)]
                 |a, b, c| {
                     let [a, b, c] = [a, b, c].map(|x| widen(flags, x) as f64);
-                    finish(flags, H::round(a * b + c, Mode::Nearest))
+                    finish(flags, H::round(sum_odd(a * b, c), Mode::Nearest))
                 },
             )
         }),

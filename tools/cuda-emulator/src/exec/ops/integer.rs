@@ -13,6 +13,7 @@ pub fn decode(code: &mut Opcode<'_>) -> Result<Option<Lanewise>, String> {
         "add" | "sub" if code.flag("sat") => saturating(name, first),
         "mul" | "mad" => product(code, first),
         "mul24" | "mad24" => product24(code, first),
+        "fns" if first == B32 => Some(map3(find_nth_set)),
         "bfind" => bfind(code.flag("shiftamt"), first),
         "shf" => funnel_shift(code),
         "prmt" if first == B32 => Some(prmt(code)),
@@ -167,6 +168,12 @@ fn product(code: &mut Opcode<'_>, r#type: Type) -> Option<Lanewise> {
         ("mad", 'h', S32) => map3(|a: i32, b: i32, c: i32| high_s32(a, b).wrapping_add(c)),
         ("mad", 'h', U64) => map3(|a: u64, b: u64, c: u64| high_u64(a, b).wrapping_add(c)),
         ("mad", 'h', S64) => map3(|a: i64, b: i64, c: i64| high_s64(a, b).wrapping_add(c)),
+        ("mad", 'h', U16) => {
+            map3(|a: u16, b: u16, c: u16| c.wrapping_add((a as u32 * b as u32 >> 16) as u16))
+        }
+        ("mad", 'h', S16) => {
+            map3(|a: i16, b: i16, c: i16| c.wrapping_add((a as i32 * b as i32 >> 16) as i16))
+        }
         ("mad", 'w', U16) => map3(|a: u16, b: u16, c: u32| c.wrapping_add(a as u32 * b as u32)),
         ("mad", 'w', S16) => map3(|a: i16, b: i16, c: i32| c.wrapping_add(a as i32 * b as i32)),
         ("mad", 'w', U32) => map3(|a: u32, b: u32, c: u64| c.wrapping_add(a as u64 * b as u64)),
@@ -210,6 +217,15 @@ fn product24(code: &mut Opcode<'_>, r#type: Type) -> Option<Lanewise> {
         ("mul24", 'h', S32) => map2(|a: i32, b: i32| (signed(a, b) >> 16) as i32),
         ("mad24", 'l', U32) => map3(|a: u32, b: u32, c: u32| c.wrapping_add(unsigned(a, b) as u32)),
         ("mad24", 'l', S32) => map3(|a: i32, b: i32, c: i32| c.wrapping_add(signed(a, b) as i32)),
+        ("mad24", 'h', S32) if code.flag("sat") => {
+            map3(|a: i32, b: i32, c: i32| c.saturating_add((signed(a, b) >> 16) as i32))
+        }
+        ("mad24", 'h', U32) => {
+            map3(|a: u32, b: u32, c: u32| c.wrapping_add((unsigned(a, b) >> 16) as u32))
+        }
+        ("mad24", 'h', S32) => {
+            map3(|a: i32, b: i32, c: i32| c.wrapping_add((signed(a, b) >> 16) as i32))
+        }
         _ => return None,
     })
 }
@@ -235,6 +251,25 @@ fn bfind(is_shift: bool, r#type: Type) -> Option<Lanewise> {
         _ => return None,
     };
     Some(found.immediate(is_shift as i64))
+}
+
+/// The n-th bit that is set from bit `base` on upwards, or with a negative n downwards; with 0 `base` itself.
+/// None: all bits set.
+#[inline(always)]
+fn find_nth_set(bits: u32, base: u32, n: i32) -> u32 {
+    let mut left = n.unsigned_abs().max(1);
+    let mut at = base as i32;
+    while (0..32).contains(&at) {
+        left -= bits >> at & 1;
+        if left == 0 {
+            return at as u32;
+        }
+        if n == 0 {
+            break;
+        }
+        at += n.signum();
+    }
+    !0
 }
 
 /// `bits` bits of `a` from bit `at`; beyond the top, or signed, the sign is repeated.

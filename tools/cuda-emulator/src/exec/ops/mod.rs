@@ -1,6 +1,7 @@
 //! Every opcode: what it is called in the text and what it does to the lanes.
 
 pub mod atomic;
+pub mod carry;
 pub mod compare;
 pub mod convert;
 pub mod float;
@@ -36,6 +37,11 @@ impl<'a> Opcode<'a> {
     /// Whether a modifier is there; it counts as understood.
     pub fn flag(&mut self, name: &str) -> bool {
         self.pick(&[(name, ())]).is_some()
+    }
+
+    /// Whether a modifier is there, without taking it as understood.
+    pub fn has(&self, name: &str) -> bool {
+        self.modifiers.contains(&name)
     }
 
     /// The value of the first of the modifiers that is there; it counts as understood.

@@ -171,6 +171,28 @@ fn reduce_by<T: Lane + Default>(f: impl Fn(T, T) -> T + Copy) -> Run {
     )
 }
 
+/// The first of the members: operands d, p, members.
+pub fn elect() -> Run {
+    compile(
+        #[inline(always)]
+        |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
+            let [d, p, members, ..] = instruction.operands;
+            let members = u32::load(warp, block, members);
+            let first = each(
+                #[inline(always)]
+                |lane| members[lane].trailing_zeros(),
+            );
+            let is_first = each(
+                #[inline(always)]
+                |lane| first[lane] == lane as u32,
+            );
+            u32::store(warp, d, first, mask);
+            bool::store(warp, p, is_first, mask);
+            Ok(())
+        },
+    )
+}
+
 /// Operand d.
 pub fn active_mask() -> Run {
     compile(
