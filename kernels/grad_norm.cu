@@ -48,18 +48,6 @@ __device__ __forceinline__ double sum_of_squares(const float* x, int n) {
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
-// What thread 0 gets is the sum of what all warps bring, as they follow; all threads must call.
-__device__ __forceinline__ double sum_of_warps(double sum) {
-    __shared__ double sums[kWarps];
-    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
-    __syncthreads(); // sums of all warps before their reads
-    double total = 0.0;
-    for (int warp = 0; warp < kWarps; ++warp) {
-        total += sums[warp];
-    }
-    return total;
-}
-
 struct Partial {
     const float* g;
     double* partial; // [gridDim.x]
@@ -96,21 +84,23 @@ __device__ __forceinline__ void judge(const Judge& p, double sum) {
 // A block per chunk.
 extern "C" __global__ void __launch_bounds__(kThreads)
 grad_norm_partial_f32(const __grid_constant__ Partial p) {
+    __shared__ double sums[kWarps];
     const long long chunk = (long long)blockIdx.x * kChunk;
     const long long first = chunk + threadIdx.x / kWarp * kPiece;
     const int n = (int)max(0ll, min((long long)kPiece, p.n - first));
-    const double sum = sum_of_warps(sum_of_squares(p.g + first, n));
+    const double sum = sum_of_warps<kThreads>(sum_of_squares(p.g + first, n), sums);
     if (threadIdx.x == 0) p.partial[blockIdx.x] = sum;
 }
 
 // One block.
 extern "C" __global__ void __launch_bounds__(kThreads)
 grad_norm_verdict(const __grid_constant__ Judge p) {
+    __shared__ double sums[kWarps];
     double sum = 0.0;
 #pragma unroll 8
     for (long long i = threadIdx.x; i < p.partials; i += kThreads) {
         sum += p.partial[i];
     }
-    sum = sum_of_warps(warp_sum(sum));
+    sum = block_sum<kThreads>(sum, sums);
     if (threadIdx.x == 0) judge(p, sum);
 }

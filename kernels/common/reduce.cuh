@@ -14,19 +14,23 @@ __device__ __forceinline__ T warp_sum(T x) {
     return x;
 }
 
-// Every thread gets the sum over a block of kThreads: that of the warps, in their order; all
-// threads must call. `partial` holds a T per warp and may be used again at once: the first barrier
-// follows all reads of the call before.
+// Every thread gets the sum over the warps of a block of kThreads, in their order, of what lane 0 of
+// each brings; all threads must call. `partial` holds a T per warp and may be used again at once:
+// the first barrier follows all reads of the call before.
 template <int kThreads, typename T>
-__device__ __forceinline__ T block_sum(T x, T* partial) {
-    constexpr int kWarps = kThreads / kWarp;
-    x = warp_sum(x);
+__device__ __forceinline__ T sum_of_warps(T x, T* partial) {
     __syncthreads(); // reads of an earlier call before the writes of this one
     if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
-    __syncthreads(); // partial sums of all warps before their reads
+    __syncthreads(); // sums of all warps before their reads
     T sum = 0;
-    for (int warp = 0; warp < kWarps; ++warp) {
+    for (int warp = 0; warp < kThreads / kWarp; ++warp) {
         sum += partial[warp];
     }
     return sum;
+}
+
+// Every thread gets the sum over a block of kThreads; `partial` as in sum_of_warps.
+template <int kThreads, typename T>
+__device__ __forceinline__ T block_sum(T x, T* partial) {
+    return sum_of_warps<kThreads>(warp_sum(x), partial);
 }
