@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ptr::NonNull;
+use std::slice;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::report::Kind;
@@ -169,6 +170,37 @@ impl Region {
         unsafe { self.data.as_ptr().add(offset as usize).write_bytes(value, bytes) }
     }
 
+    /// Copies a range over another, which then holds values where the first does. Panics when one is not inside.
+    pub fn copy(&self, to: u64, from: u64, bytes: usize) {
+        let end = to.max(from) as usize + bytes;
+        assert!(end <= self.bytes, "a copy outside of its region");
+        // SAFETY: both ranges lie inside the mappings; they may overlap, so the shadow of one is copied
+        // before the other's is borrowed.
+        unsafe {
+            let data = self.data.as_ptr();
+            data.add(to as usize).copy_from(data.add(from as usize), bytes);
+            let shadow = self.shadow.as_ptr();
+            let from = slice::from_raw_parts(shadow.add(from as usize), bytes).to_vec();
+            let to = slice::from_raw_parts_mut(shadow.add(to as usize), bytes);
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *to & !INITIALISED | from & INITIALISED;
+            }
+        }
+    }
+
+    /// How many bytes of a range hold no value. Panics when it is not inside.
+    pub fn uninitialised(&self, offset: u64, bytes: usize) -> usize {
+        assert!(offset as usize + bytes <= self.bytes, "a count outside of its region");
+        // SAFETY: inside the mapping.
+        let flags =
+            unsafe { slice::from_raw_parts(self.shadow.as_ptr().add(offset as usize), bytes) };
+        // Sums that fit in a byte are sums of many bytes at once.
+        let count = |flags: &[u8]| -> u8 {
+            flags.iter().map(|flag| u8::from(flag & INITIALISED == 0)).sum()
+        };
+        flags.chunks(128).map(|flags| usize::from(count(flags))).sum()
+    }
+
     /// Gives the whole pages of a range back to the system; they read as zero again.
     fn discard(&self, offset: u64, bytes: usize) {
         let page = 4096;
@@ -306,6 +338,16 @@ impl Memory {
         true
     }
 
+    /// Whether a range lies in one live allocation.
+    pub fn holds(&self, address: u64, bytes: usize) -> bool {
+        let table = self.table();
+        let below = table.allocations.range(..=address).next_back();
+        below.is_some_and(|(&start, allocation)| {
+            let offset = (address - start) as usize;
+            allocation.is_live && offset <= allocation.bytes && bytes <= allocation.bytes - offset
+        })
+    }
+
     /// Bytes in live allocations.
     pub fn live(&self) -> usize {
         self.table().live
@@ -324,7 +366,7 @@ impl Memory {
         if offset < size as u64 {
             let text = format!(
                 "Bytes {offset} to {} of the {freed}{what} of {size} bytes at {start:#x}.",
-                offset + bytes - 1
+                offset.saturating_add(bytes).saturating_sub(1)
             );
             return (text, !is_live);
         }

@@ -54,6 +54,41 @@ pub enum Type {
     F64,
 }
 
+impl Type {
+    const NAMES: [(&'static str, Type, u32); 20] = [
+        ("pred", Type::Pred, 1),
+        ("b8", Type::B8, 1),
+        ("b16", Type::B16, 2),
+        ("b32", Type::B32, 4),
+        ("b64", Type::B64, 8),
+        ("b128", Type::B128, 16),
+        ("u8", Type::U8, 1),
+        ("u16", Type::U16, 2),
+        ("u32", Type::U32, 4),
+        ("u64", Type::U64, 8),
+        ("s8", Type::S8, 1),
+        ("s16", Type::S16, 2),
+        ("s32", Type::S32, 4),
+        ("s64", Type::S64, 8),
+        ("f16", Type::F16, 2),
+        ("f16x2", Type::F16x2, 4),
+        ("bf16", Type::Bf16, 2),
+        ("bf16x2", Type::Bf16x2, 4),
+        ("f32", Type::F32, 4),
+        ("f64", Type::F64, 8),
+    ];
+
+    /// Of `b32`, without a dot.
+    pub fn from_name(name: &str) -> Option<Type> {
+        Self::NAMES.iter().find(|entry| entry.0 == name).map(|entry| entry.1)
+    }
+
+    /// In memory; 1 for a predicate, which is never there.
+    pub fn bytes(self) -> u32 {
+        Self::NAMES.iter().find(|entry| entry.1 == self).map_or(0, |entry| entry.2)
+    }
+}
+
 /// A variable in memory.
 #[derive(Clone, Debug)]
 pub struct Variable {
@@ -88,9 +123,10 @@ pub struct Function {
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`
     pub required_threads: Option<[u32; 3]>,
-    /// Every register of every scope by number: its name in the text and its type.
+    /// Every register that the body names, of every scope, by number: its name in the text and its type.
     pub registers: Vec<(String, Type)>,
-    /// `.local`, `.shared` and `.param` variables of the body, all scopes, renamed to be unique.
+    /// `.local`, `.shared` and `.param` variables of the body, all scopes, renamed to be unique: a second
+    /// `param0` is `param0#1`.
     pub variables: Vec<Variable>,
     pub body: Vec<Instruction>,
     /// Index into `body` of each label, by its number; `body.len()` at the end.
@@ -140,9 +176,9 @@ pub enum Operand {
     Integer(i64),
     /// Bits of `0f3F800000`.
     F32(u32),
-    /// Bits of `0d3FF0000000000000`.
+    /// Bits of `0d3FF0000000000000`, or of a decimal `1.0`, which may stand where an f32 is meant.
     F64(u64),
-    /// `%tid.x`, `%laneid`
+    /// `%tid.x`, `%laneid`: every name with a `%` that is not declared, known or not.
     Special(String),
     /// Address of a variable, or a function's name; plus bytes.
     Symbol(String, i64),
@@ -150,10 +186,10 @@ pub enum Operand {
     Label(u32),
     /// `{a, b}`
     Vector(Vec<Operand>),
-    /// `[base+offset]`; the base is a register, a symbol or an integer.
+    /// `[base+offset]`; the base is a register, an integer, or a symbol with offset 0.
     Address(Box<Operand>, i64),
     /// `d|p`
     Pair(Box<Operand>, Box<Operand>),
-    /// `(a, b)` of a call.
+    /// `(a, b)` of a call; the labels of a `brx.idx`.
     List(Vec<Operand>),
 }

@@ -1,0 +1,15 @@
+//! The emulator's tests: the reader of PTX, and every instruction against what its manual says.
+
+mod cases;
+mod device;
+mod driver;
+mod fatbin;
+mod kernels;
+mod micro;
+mod nvcc;
+mod ptx;
+mod random;
+mod recordings;
+mod replay;
+mod run;
+mod soft;

@@ -1,0 +1,111 @@
+//! Every micro-kernel, run by the emulator.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::process::Command;
+
+use emucuda::exec::Options;
+use emucuda::ptx::parse;
+
+use crate::cases::{Case, head, list};
+use crate::nvcc;
+use crate::random::Random;
+use crate::run::run;
+
+#[test]
+fn names_are_unique() {
+    let mut names = HashSet::new();
+    let mut entries = HashSet::new();
+    for case in list() {
+        assert!(entries.insert(case.entry()), "{}: the entry point is taken", case.name);
+        assert!(names.insert(case.name.clone()), "{} is there twice", case.name);
+    }
+}
+
+#[test]
+fn texts_are_understood() {
+    for case in list() {
+        let module = parse(&case.module()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        assert!(
+            module.functions.iter().any(|function| function.name == case.entry()),
+            "{}",
+            case.name
+        );
+    }
+}
+
+/// NVIDIA's assembler takes them for PTX too.
+#[test]
+fn ptxas_accepts_all() {
+    let Some(nvcc) = nvcc::find("ptxas_accepts_all") else { return };
+    for target in ["sm_80", "sm_90"] {
+        let mut text = head(target);
+        for case in list().iter().filter(|case| case.target == target) {
+            writeln!(text, "// {}\n{}", case.name, case.ptx).expect("a string takes text");
+        }
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let path = folder.join(format!("micro.{target}.{}.ptx", std::process::id()));
+        std::fs::write(&path, &text).expect("the folder for tests can be written");
+        let output = Command::new(nvcc.with_file_name("ptxas"))
+            .args(["-O0", "-o", "/dev/null", "-arch", target])
+            .arg(&path)
+            .output()
+            .expect("ptxas runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}\n{said}", path.display());
+        std::fs::remove_file(&path).expect("the text can be removed");
+    }
+}
+
+/// Under checks and without them; on one thread and on two.
+#[test]
+fn results_are_the_manuals() {
+    let mut failures = Vec::new();
+    let cases = list();
+    for case in &cases {
+        for (checked, threads) in [(true, 1), (false, 2)] {
+            let found = run(case, &Options { checked, threads });
+            if let Err(message) = found.and_then(|output| case.check(&output)) {
+                let mode = if checked { "checked" } else { "unchecked" };
+                failures.push(format!("{} ({mode}): {message}", case.name));
+                break;
+            }
+        }
+    }
+    let (failed, all) = (failures.len(), cases.len());
+    assert!(failures.is_empty(), "{failed} of {all} cases fail:\n{}", failures.join("\n"));
+}
+
+/// Opcodes and operands of one kernel in another: an error, a fault or some result, never a panic.
+#[test]
+fn mixed_up_kernels_do_not_panic() {
+    let cases = list();
+    // Without loops, so that every one ends.
+    let cases: Vec<&Case> = cases.iter().filter(|case| !case.ptx.contains("bra")).collect();
+    let statements: Vec<&str> =
+        cases.iter().flat_map(|case| case.ptx.split_inclusive(';')).collect();
+    let mut random = Random::new(11);
+    let mut loaded = 0;
+    for _ in 0..4000 {
+        let case = cases[random.below(cases.len())];
+        let mut lines: Vec<&str> = case.ptx.split_inclusive(';').collect();
+        let at = random.below(lines.len());
+        let other = statements[random.below(statements.len())];
+        let (own_opcode, own_operands) =
+            lines[at].trim().split_once(' ').unwrap_or((lines[at], ";"));
+        let (opcode, operands) = other.trim().split_once(' ').unwrap_or((other, ";"));
+        let mixed = match random.below(3) {
+            0 => format!(" {opcode} {own_operands}"),
+            1 => format!(" {own_opcode} {operands}"),
+            _ => other.to_owned(),
+        };
+        lines[at] = &mixed;
+        let ptx = lines.concat();
+        if ptx.contains("bra") {
+            continue;
+        }
+        let mixed = Case { ptx, ..case.clone() };
+        loaded += usize::from(run(&mixed, &Options { checked: true, threads: 1 }).is_ok());
+    }
+    assert!(loaded > 100, "{loaded}: some still run");
+}
