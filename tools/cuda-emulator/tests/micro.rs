@@ -7,8 +7,9 @@ use std::process::Command;
 use emucuda::exec::Options;
 use emucuda::ptx::parse;
 
-use crate::cases::{head, list};
+use crate::cases::{Case, head, list};
 use crate::nvcc;
+use crate::random::Random;
 use crate::run::run;
 
 #[test]
@@ -73,4 +74,38 @@ fn results_are_the_manuals() {
     }
     let (failed, all) = (failures.len(), cases.len());
     assert!(failures.is_empty(), "{failed} of {all} cases fail:\n{}", failures.join("\n"));
+}
+
+/// Opcodes and operands of one kernel in another: an error, a fault or some result, never a panic.
+#[test]
+fn mixed_up_kernels_do_not_panic() {
+    let cases = list();
+    // Without loops, so that every one ends.
+    let cases: Vec<&Case> = cases.iter().filter(|case| !case.ptx.contains("bra")).collect();
+    let statements: Vec<&str> =
+        cases.iter().flat_map(|case| case.ptx.split_inclusive(';')).collect();
+    let mut random = Random::new(11);
+    let mut loaded = 0;
+    for _ in 0..4000 {
+        let case = cases[random.below(cases.len())];
+        let mut lines: Vec<&str> = case.ptx.split_inclusive(';').collect();
+        let at = random.below(lines.len());
+        let other = statements[random.below(statements.len())];
+        let (own_opcode, own_operands) =
+            lines[at].trim().split_once(' ').unwrap_or((lines[at], ";"));
+        let (opcode, operands) = other.trim().split_once(' ').unwrap_or((other, ";"));
+        let mixed = match random.below(3) {
+            0 => format!(" {opcode} {own_operands}"),
+            1 => format!(" {own_opcode} {operands}"),
+            _ => other.to_owned(),
+        };
+        lines[at] = &mixed;
+        let ptx = lines.concat();
+        if ptx.contains("bra") {
+            continue;
+        }
+        let mixed = Case { ptx, ..case.clone() };
+        loaded += usize::from(run(&mixed, &Options { checked: true, threads: 1 }).is_ok());
+    }
+    assert!(loaded > 100, "{loaded}: some still run");
 }

@@ -21,7 +21,8 @@ fn recorded_outputs() {
         let recordings = parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         for recording in recordings {
             count += 1;
-            if let Err(message) = replay(&cases, &recording) {
+            let group = path.file_stem().unwrap_or_default().to_string_lossy();
+            if let Err(message) = replay(&cases, &group, &recording) {
                 failures.push(format!("{}: {}: {message}", path.display(), recording.name));
             }
         }
@@ -39,9 +40,10 @@ fn recorded_outputs() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-fn replay(cases: &HashMap<String, Case>, recording: &Recording) -> Result<(), String> {
+fn replay(cases: &HashMap<String, Case>, group: &str, recording: &Recording) -> Result<(), String> {
     let again = "delete the line, or record again with tools/gpu-check";
-    let case = cases.get(&recording.name).ok_or(format!("there is no such case; {again}"))?;
+    let case = cases.get(&recording.name).filter(|case| case.group == group);
+    let case = case.ok_or(format!("there is no such case; {again}"))?;
     if fingerprint(case) != recording.fingerprint {
         return Err(format!("recorded of another text or of other inputs; {again}"));
     }

@@ -143,6 +143,17 @@ pub fn is_logging() -> bool {
     settings().as_ref().is_ok_and(|settings| settings.log)
 }
 
+/// A call as the log shows it: numbers in hexadecimal, `_` for where a result goes.
+pub fn log_line(function: &str, arguments: &[(&str, String)]) -> String {
+    let shown = |(name, value): &(&str, String)| match value.as_str() {
+        "None" => format!("{name}: null"),
+        place if place.starts_with("Some(MaybeUninit") => format!("{name}: _"),
+        value => format!("{name}: {value}"),
+    };
+    let list: Vec<_> = arguments.iter().map(shown).collect();
+    format!("{function}({})", list.join(", "))
+}
+
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
@@ -160,9 +171,7 @@ macro_rules! api {
             let log_line = $crate::driver::api::is_logging().then(|| {
                 let arguments: &[(&str, String)] =
                     &[$((stringify!($argument), format!("{:x?}", $argument))),*];
-                let list: Vec<_> =
-                    arguments.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-                format!("{}({})", stringify!($name), list.join(", "))
+                $crate::driver::api::log_line(stringify!($name), arguments)
             });
             $crate::driver::api::call(log_line, move || $body)
         }

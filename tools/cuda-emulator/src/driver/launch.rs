@@ -255,6 +255,7 @@ fn code(fault: &Fault) -> CUresult {
         Kind::BarrierDivergence | Kind::Deadlock | Kind::MissingLanes | Kind::Trap => {
             CUresult::LAUNCH_FAILED
         }
+        Kind::Assertion => CUresult::ASSERT,
         Kind::Endless => CUresult::LAUNCH_TIMEOUT,
         Kind::OutOfBounds
         | Kind::UseAfterFree

@@ -8,6 +8,9 @@ use crate::random::Random;
 const GROUP: &str = "bits";
 const WORD: Kind = Kind::Integer(32);
 
+type Binary = fn(u64, u64) -> u64;
+type Logic = fn(bool, bool) -> bool;
+
 pub fn cases() -> Vec<Case> {
     [logic(), shifts(), counts(), fields(), permutes(), lop3(), masks(), predicates()]
         .into_iter()
@@ -19,7 +22,7 @@ fn logic() -> Vec<Case> {
     let mut cases = Vec::new();
     for width in [16, 32, 64] {
         let one = Kind::Integer(width);
-        let functions: [(&str, fn(u64, u64) -> u64); 3] =
+        let functions: [(&str, Binary); 3] =
             [("and", |a, b| a & b), ("or", |a, b| a | b), ("xor", |a, b| a ^ b)];
         for (name, f) in functions {
             let opcode = format!("{name}.b{width}");
@@ -261,7 +264,7 @@ fn masks() -> Vec<Case> {
 
 /// Of predicates, and their negations.
 fn predicates() -> Vec<Case> {
-    let functions: [(&str, &str, fn(bool, bool) -> bool); 6] = [
+    let functions: [(&str, &str, Logic); 6] = [
         ("and.pred", "and.pred r, p, q;", |p, q| p && q),
         ("or.pred", "or.pred r, p, q;", |p, q| p || q),
         ("xor.pred", "xor.pred r, p, q;", |p, q| p != q),
@@ -269,7 +272,7 @@ fn predicates() -> Vec<Case> {
         ("mov.pred", "mov.pred r, p;", |p, _| p),
         ("and.pred negated", "and.pred r, !p, !q;", |p, q| !p && !q),
     ];
-    let case = |(name, text, f): (&str, &str, fn(bool, bool) -> bool)| {
+    let case = |(name, text, f): (&str, &str, Logic)| {
         let text = format!(
             "{{ .reg .pred p, q, r;
       setp.ne.b32 p, a, 0;

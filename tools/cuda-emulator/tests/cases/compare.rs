@@ -8,6 +8,9 @@ use crate::soft::{F32, F64, Format};
 
 const GROUP: &str = "compare";
 
+type Order = fn(&i128, &i128) -> bool;
+type FloatOrder = fn(f64, f64) -> bool;
+
 pub fn cases() -> Vec<Case> {
     [integers(), floats(), combined(), set(), selections(), properties()]
         .into_iter()
@@ -22,7 +25,7 @@ fn predicate(name: impl Into<String>, operands: &[Kind], text: &str) -> super::b
 }
 
 fn integers() -> Vec<Case> {
-    let comparisons: [(&str, fn(&i128, &i128) -> bool); 6] = [
+    let comparisons: [(&str, Order); 6] = [
         ("eq", i128::eq),
         ("ne", i128::ne),
         ("lt", i128::lt),
@@ -30,10 +33,10 @@ fn integers() -> Vec<Case> {
         ("gt", i128::gt),
         ("ge", i128::ge),
     ];
-    let unsigned: [(&str, fn(&i128, &i128) -> bool); 4] =
+    let unsigned: [(&str, Order); 4] =
         [("lo", i128::lt), ("ls", i128::le), ("hi", i128::gt), ("hs", i128::ge)];
     let mut cases = Vec::new();
-    let mut push = |opcode: String, width: u32, is_signed: bool, f: fn(&i128, &i128) -> bool| {
+    let mut push = |opcode: String, width: u32, is_signed: bool, f: Order| {
         let operands = [Kind::Integer(width); 2];
         let text = format!("{opcode} p, a, b;");
         cases.push(predicate(opcode, &operands, &text).bits(|row| {
@@ -59,15 +62,15 @@ fn integers() -> Vec<Case> {
 }
 
 /// Ordered comparisons are false with a NaN, unordered ones true.
-pub const FLOAT_COMPARISONS: [(&str, fn(f64, f64) -> bool); 14] = [
+pub const FLOAT_COMPARISONS: [(&str, FloatOrder); 14] = [
     ("eq", |a, b| a == b),
-    ("ne", |a, b| a < b || a > b),
+    ("ne", |a, b| a != b && !a.is_nan() && !b.is_nan()),
     ("lt", |a, b| a < b),
     ("le", |a, b| a <= b),
     ("gt", |a, b| a > b),
     ("ge", |a, b| a >= b),
     ("equ", |a, b| a == b || a.is_nan() || b.is_nan()),
-    ("neu", |a, b| a < b || a > b || a.is_nan() || b.is_nan()),
+    ("neu", |a, b| a != b),
     ("ltu", |a, b| a < b || a.is_nan() || b.is_nan()),
     ("leu", |a, b| a <= b || a.is_nan() || b.is_nan()),
     ("gtu", |a, b| a > b || a.is_nan() || b.is_nan()),

@@ -40,7 +40,7 @@ impl Modifiers {
 }
 
 /// The result of an operation on `operands`, rounded. `None` where the manual leaves it open: whether a
-/// result that only rounding lifts to the least normal number is flushed; -0 under `.sat`.
+/// result that only rounding lifts to the least normal number is flushed; -0 under `.sat` and `.relu`.
 pub fn rounded(
     format: Format,
     operation: Operation,
@@ -73,7 +73,7 @@ pub fn finished(format: Format, value: &Value, mode: Mode, modifiers: Modifiers)
         bits = format.saturated(bits);
     }
     if modifiers.relu && !format.is_nan(bits) && bits & format.sign() != 0 {
-        bits = 0;
+        bits = if bits == format.sign() { return None } else { 0 };
     }
     Some(bits)
 }
@@ -97,12 +97,15 @@ pub fn fused_rows(kind: Kind, format: Format) -> Vec<Vec<u64>> {
         rows.push(vec![row[0], row[1], format.encode(&negated(&product), Mode::Nearest)]);
         rows.push(vec![row[0], row[1], least | sign]);
     }
-    // Products that lie in the middle between two numbers, and a third operand that tips them.
-    for odd in 3..40u64 {
-        let half =
-            format.one() + (odd << (format.fraction / 2)) | 1 << (format.fraction.div_ceil(2) - 1);
-        for tip in [0, 1, 1 | format.sign()] {
-            rows.push(vec![half, half, tip]);
+    // (1 + i / 2^p) (1 + k / 2^q) with i and k odd and p + q one more than the bits of the fraction lies in the
+    // middle between two numbers; a third operand tips it.
+    let p = format.fraction.div_ceil(2);
+    let q = format.fraction + 1 - p;
+    for odd in (1..8).step_by(2) {
+        let a = format.one() + (odd << (format.fraction - p));
+        let b = format.one() + (((odd * 3) % 8) << (format.fraction - q));
+        for tip in [0, 1, 1 | format.sign(), 1 << format.fraction] {
+            rows.extend([vec![a, b, tip], vec![a | format.sign(), b, tip]]);
         }
     }
     rows
@@ -206,6 +209,18 @@ fn extremes() -> Vec<Case> {
                 let [a, b] =
                     [0, 1].map(|i: usize| if ftz { format.flushed(row[i]) } else { row[i] });
                 Some(extreme(format, a, b, is_min, nan))
+            }));
+        }
+    }
+    // Of magnitudes, with the product of the signs.
+    for (name, is_min) in [("min", true), ("max", false)] {
+        for nan in [false, true] {
+            let opcode = format!("{name}{}.xorsign.abs.f32", if nan { ".NaN" } else { "" });
+            cases.push(operation_lanes(F32, opcode, 2).on("sm_90").floats(F32, |row| {
+                let sign = (row[0] ^ row[1]) & F32.sign();
+                let [a, b] = [0, 1].map(|i: usize| row[i] & !F32.sign());
+                let size = extreme(F32, a, b, is_min, nan);
+                Some(if F32.is_nan(size) { size } else { size | sign })
             }));
         }
     }

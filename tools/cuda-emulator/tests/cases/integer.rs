@@ -47,8 +47,8 @@ fn of_type(name: &'static str, width: u32, is_signed: bool) -> Vec<Case> {
         binary("rem", |a, b| if b == 0 { None } else { Some(a % b) }),
     ];
     let high = move |a: u64, b: u64| match is_signed {
-        true => (number(a) * number(b) >> width) as u64 & mask(width),
-        false => (u128::from(a) * u128::from(b) >> width) as u64,
+        true => ((number(a) * number(b)) >> width) as u64 & mask(width),
+        false => ((u128::from(a) * u128::from(b)) >> width) as u64,
     };
     let text = |opcode: &str, operands: &str| format!("{opcode}.{name} d, {operands};");
     let case = |opcode: &str, operands: &[Kind], text: String| {
@@ -102,7 +102,7 @@ fn saturating() -> Vec<Case> {
         lanes(GROUP, "sub.sat.s32", &[one; 2], 32, "sub.sat.s32 d, a, b;")
             .bits(|row| Some(clamped(number(row[0]) - number(row[1])))),
         lanes(GROUP, "mad.hi.sat.s32", &[one; 3], 32, "mad.hi.sat.s32 d, a, b, c;")
-            .bits(|row| Some(clamped((number(row[0]) * number(row[1]) >> 32) + number(row[2])))),
+            .bits(|row| Some(clamped(((number(row[0]) * number(row[1])) >> 32) + number(row[2])))),
     ]
 }
 

@@ -74,8 +74,8 @@ fn near(
     let pairs = numbers(format, output).map(|bits| format.to_f64(bits)).zip(expected).enumerate();
     let is_wrong = |got: f64, expected: f64, bound: f64| {
         let is_same = got == expected || got.is_nan() && expected.is_nan();
-        // A difference that is no number is too large.
-        !is_same && !((got - expected).abs() <= bound)
+        let difference = (got - expected).abs();
+        !is_same && (difference.is_nan() || difference > bound)
     };
     let mut wrong = pairs.filter(|(_, (got, (expected, bound)))| is_wrong(*got, *expected, *bound));
     let Some((i, (got, (expected, bound)))) = wrong.next() else { return Ok(()) };

@@ -1,9 +1,11 @@
 //! Micro-kernels: each runs one instruction, or a few, on inputs of its own, and says what must come
 //! out by the PTX manual. They are data, so that the emulator and a GPU run the same.
 
+mod address;
 mod approximate;
 mod atomic;
 mod bits;
+mod block;
 mod build;
 mod compare;
 mod control;
@@ -14,6 +16,7 @@ mod integer;
 mod judge;
 mod matrix;
 mod memory;
+mod registers;
 mod values;
 mod warp;
 
@@ -25,6 +28,7 @@ pub fn head(target: &str) -> String {
 }
 
 /// A kernel with two parameters, the addresses of `input` and of `output` bytes that hold 0xFF.
+#[derive(Clone)]
 pub struct Case {
     /// Unique: what is tested, most often the opcode.
     pub name: String,
@@ -44,6 +48,7 @@ pub struct Case {
     pub expected: Expected,
 }
 
+#[derive(Clone)]
 pub enum Expected {
     /// These bytes.
     Bits(Vec<u8>),
@@ -90,9 +95,12 @@ pub fn list() -> Vec<Case> {
         half::cases,
         convert::cases,
         memory::cases,
+        address::cases,
+        registers::cases,
         atomic::cases,
         warp::cases,
         control::cases,
+        block::cases,
         matrix::cases,
     ];
     groups.into_iter().flat_map(|cases| cases()).collect()

@@ -172,7 +172,7 @@ fn the_log_has_a_line_for_every_call_and_quiet_takes_the_greeting_away() {
         return;
     };
     let log = "cuda-emulator: cuInit(flags: 0) = CUDA_SUCCESS\n\
-               cuda-emulator: cuDeviceGet(device: None, ordinal: 0) = CUDA_ERROR_INVALID_VALUE\n";
+               cuda-emulator: cuDeviceGet(device: null, ordinal: 0) = CUDA_ERROR_INVALID_VALUE\n";
     assert_eq!(said, log);
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Once};
 
 use cudarc::driver::result::module;
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::Ptx;
 
 use crate::nvcc;
@@ -121,14 +123,37 @@ fn a_fat_binary_of_nvcc_is_launched_with_attributes() {
     let target = "-gencode=arch=compute_80,code=[compute_80,sm_80]";
     let image = nvcc::compile(&nvcc, &source, &["-fatbin", "-O3", "-lineinfo", target]);
     let stream = context().new_stream().unwrap();
+    // SAFETY: the image is whole.
+    let scale = unsafe {
+        let loaded = module::load_data(image.as_ptr().cast()).unwrap();
+        module::get_function(loaded, c"scale".to_owned()).unwrap()
+    };
     let x: Vec<f32> = (0..1001).map(|i| i as f32).collect();
-    let device_x = stream.clone_htod(&x).unwrap();
-    let device_y = stream.alloc_zeros::<f32>(1001).unwrap();
-    use cudarc::driver::DevicePtr;
-    let (x_address, _read) = device_x.device_ptr(&stream);
-    let (y_address, _write) = device_y.device_ptr(&stream);
-    let params = Params { x: x_address, y: y_address, a: 0.5, count: 1001 };
-    let mut pointers = [(&raw const params).cast::<c_void>().cast_mut()];
+    let (device_x, device_y) =
+        (stream.clone_htod(&x).unwrap(), stream.alloc_zeros::<f32>(1001).unwrap());
+    let [x_address, y_address] = [&device_x, &device_y].map(|y| y.device_ptr(&stream).0);
+    let params = |count| Params { x: x_address, y: y_address, a: 0.5, count };
+    launch_scale(&stream, scale, &params(1001)).unwrap();
+    let expected: Vec<f32> = x.iter().map(|x| 0.5 * x).collect();
+    assert_eq!(stream.clone_dtoh(&device_y).unwrap(), expected);
+
+    let beyond = launch_scale(&stream, scale, &params(1002)).unwrap_err();
+    assert_eq!(beyond.0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    let source = "scale.cu:16 ";
+    let told = beyond.to_string();
+    assert!(told.contains("out of bounds in scale") && told.contains(source), "{told}");
+    let asserted = launch_scale(&stream, scale, &params(-1)).unwrap_err();
+    assert_eq!(asserted.0, CUresult::CUDA_ERROR_ASSERT);
+    let told = asserted.to_string();
+    assert!(told.contains("Assertion `p.count >= 0` failed at ") && told.contains(":15 in void"));
+}
+
+fn launch_scale(
+    stream: &CudaStream,
+    scale: sys::CUfunction,
+    params: &Params,
+) -> Result<(), DriverError> {
+    let mut pointers = [std::ptr::from_ref(params).cast::<c_void>().cast_mut()];
     // SAFETY: all zero is a valid attribute: IGNORE.
     let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
     attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
@@ -145,16 +170,9 @@ fn a_fat_binary_of_nvcc_is_launched_with_attributes() {
         attrs: &mut attribute,
         numAttrs: 1,
     };
-    // SAFETY: the image is whole, and the kernel is called as scale.cu declares it.
-    unsafe {
-        let loaded = module::load_data(image.as_ptr().cast()).unwrap();
-        let scale = module::get_function(loaded, c"scale".to_owned()).unwrap();
-        let none = std::ptr::null_mut();
-        sys::cuLaunchKernelEx(&config, scale, pointers.as_mut_ptr(), none).result().unwrap();
-        module::unload(loaded).unwrap();
-    }
-    let expected: Vec<f32> = x.iter().map(|x| 0.5 * x).collect();
-    assert_eq!(stream.clone_dtoh(&device_y).unwrap(), expected);
+    let extra = std::ptr::null_mut();
+    // SAFETY: the kernel is called as scale.cu declares it; its accesses are checked.
+    unsafe { sys::cuLaunchKernelEx(&config, scale, pointers.as_mut_ptr(), extra) }.result()
 }
 
 #[test]

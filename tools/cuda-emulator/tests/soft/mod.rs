@@ -257,7 +257,7 @@ pub fn div(a: &Value, b: &Value) -> Value {
         (Value::Finite(a), Value::Finite(b)) => {
             let shift = 127 - a.mantissa.length();
             let (x, y) = (a.mantissa.to_u128() << shift, b.mantissa.to_u128());
-            let mantissa = Natural::from(x / y << 1 | u128::from(x % y != 0));
+            let mantissa = Natural::from((x / y) << 1 | u128::from(x % y != 0));
             let exponent = a.exponent - shift as i32 - b.exponent - 1;
             Value::Finite(Exact { negative, mantissa, exponent })
         }
