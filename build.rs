@@ -40,9 +40,10 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("build.rs: no OUT_DIR; run it by cargo")?);
+    let nvcc = find_nvcc()?;
     let mut modules = Vec::new();
-    match find_nvcc()? {
-        Some(nvcc) => modules = compile_all(&nvcc, &out)?,
+    match &nvcc {
+        Some(nvcc) => modules = compile_all(nvcc, &out)?,
         None => println!(
             "cargo::warning=no nvcc, so this build holds no CUDA kernels; tools/get-cuda fetches nvcc, \
              SILKIE_NVCC and CUDA_HOME name another"
@@ -62,7 +63,7 @@ fn build() -> Result<()> {
         }
     }
     write(&out.join("kernels.tsv"), &resources(&modules))?;
-    write(&out.join("kernels.rs"), &table(&modules))
+    write(&out.join("kernels.rs"), &table(nvcc.as_ref(), &modules))
 }
 
 /// The compiler and what it says of its version.
@@ -290,8 +291,17 @@ fn resources(modules: &[Module]) -> String {
 }
 
 /// The Rust that `device::kernels` includes.
-fn table(modules: &[Module]) -> String {
-    let mut text = "static MODULES: &[Module] = &[\n".to_string();
+fn table(nvcc: Option<&Nvcc>, modules: &[Module]) -> String {
+    let toolkit = nvcc.map(|nvcc| {
+        let root = nvcc.path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+        let (major, minor) = nvcc.release;
+        format!(
+            "Toolkit {{ release: Version {{ major: {major}, minor: {minor} }}, root: {root:?} }}"
+        )
+    });
+    let toolkit = toolkit.map_or("None".to_string(), |toolkit| format!("Some({toolkit})"));
+    let mut text = format!("static TOOLKIT: Option<Toolkit> = {toolkit};\n");
+    text += "static MODULES: &[Module] = &[\n";
     for module in modules {
         let (name, fatbin) = (&module.name, &module.fatbin);
         let _ = writeln!(

@@ -73,10 +73,11 @@ struct Place {
 }
 
 impl Place {
+    /// Callers pass row <= rows and col <= cols, which by the invariant lies inside the viewed
+    /// memory or just past its end; empty views stay at their start. Wrapping, because memory of a
+    /// GPU is no object of this program.
     fn at(&self, row: usize, col: usize) -> *mut u8 {
-        // SAFETY: the callers pass row <= rows and col <= cols, which by the invariant lies
-        // inside the viewed memory or just past its end; empty views stay at their start.
-        unsafe { self.ptr.add((row * self.row_stride + col) * self.dtype.size()) }
+        self.ptr.wrapping_add((row * self.row_stride + col) * self.dtype.size())
     }
 
     fn rows(&self, range: Range<usize>) -> Self {
@@ -102,7 +103,7 @@ impl Place {
 
     fn check<T: Element>(&self) {
         assert!(self.dtype == T::DTYPE, "a {:?} view read as {:?}", self.dtype, T::DTYPE);
-        debug_assert!(self.device == Device::Cpu, "a device view touched from the host");
+        assert!(self.device == Device::Cpu, "memory of {} touched from the host", self.device);
     }
 
     fn of<T: Element>(ptr: *const T, len: usize, rows: usize, cols: usize) -> Self {
@@ -186,6 +187,21 @@ impl<'a> Tensor<'a> {
         Self::new(data, data.len(), 1)
     }
 
+    /// A `[rows, cols]` view of memory on any device.
+    ///
+    /// # Safety
+    /// For 'a, `ptr` addresses `rows · cols` elements of `dtype` on `device`, aligned and
+    /// initialised, that nobody writes.
+    pub(crate) unsafe fn from_raw(
+        ptr: *const u8,
+        [rows, cols]: [usize; 2],
+        dtype: DType,
+        device: Device,
+    ) -> Self {
+        let place = Place { ptr: ptr.cast_mut(), rows, cols, row_stride: cols, dtype, device };
+        Tensor { place, _memory: PhantomData }
+    }
+
     /// Rows `range`.
     pub fn slice_rows(&self, range: Range<usize>) -> Tensor<'a> {
         Tensor { place: self.place.rows(range), _memory: PhantomData }
@@ -239,6 +255,21 @@ impl<'a> TensorMut<'a> {
     pub fn column<T: Element>(data: &'a mut [T]) -> Self {
         let len = data.len();
         Self::new(data, len, 1)
+    }
+
+    /// A `[rows, cols]` view of memory on any device.
+    ///
+    /// # Safety
+    /// For 'a, `ptr` addresses `rows · cols` elements of `dtype` on `device`, aligned and
+    /// initialised, that nobody else touches.
+    pub(crate) unsafe fn from_raw(
+        ptr: *mut u8,
+        [rows, cols]: [usize; 2],
+        dtype: DType,
+        device: Device,
+    ) -> Self {
+        let place = Place { ptr, rows, cols, row_stride: cols, dtype, device };
+        TensorMut { place, _memory: PhantomData }
     }
 
     /// The same view for a shorter time.

@@ -1,17 +1,46 @@
 //! The argument checks ops share. Each error names the op, the argument, what was expected and
 //! what came.
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// Checks the arguments of one op: `Check("rms_norm::forward").f32("x", x, [rows, cols], "…")?`.
+/// Checks the arguments of one op: `check.f32("x", x, [rows, cols], "rows, cols")?`.
 #[derive(Clone, Copy)]
-pub(crate) struct Check(pub &'static str);
+pub(crate) struct Check {
+    op: &'static str,
+    device: Device,
+    has_kernel: bool,
+}
 
 impl Check {
+    /// For an op without a CUDA kernel: its tensors are on the CPU.
+    pub fn on_cpu(op: &'static str) -> Check {
+        Check { op, device: Device::Cpu, has_kernel: false }
+    }
+
+    /// For an op with a CUDA kernel: its tensors are all on `device`.
+    pub fn on(device: Device, op: &'static str) -> Check {
+        Check { op, device, has_kernel: true }
+    }
+
     /// An error of this op.
     pub fn error(self, message: String) -> Error {
-        Error::argument(self.0, message)
+        Error::argument(self.op, message)
+    }
+
+    /// `tensor` lies where this op runs.
+    fn device(self, name: &str, tensor: Tensor<'_>) -> Result<()> {
+        let (got, expected) = (tensor.device(), self.device);
+        if got == expected {
+            return Ok(());
+        }
+        Err(self.error(match self.has_kernel {
+            true => format!("{name} is on {got}, expected {expected} like the others"),
+            false => {
+                format!("{name} is on {got}, where this op has no kernel yet; pass --device cpu")
+            }
+        }))
     }
 
     /// `tensor` is f32 of `shape`; `meaning` names the two sizes, as in "tokens, width".
@@ -47,7 +76,7 @@ impl Check {
         self.typed(name, tensor, &[DType::F32, DType::Bf16, DType::F16], shape, meaning)
     }
 
-    /// `tensor` has one of `dtypes` and `shape`.
+    /// `tensor` has one of `dtypes` and `shape`, and lies where the op runs.
     pub fn typed(
         self,
         name: &str,
@@ -56,6 +85,7 @@ impl Check {
         shape: [usize; 2],
         meaning: &str,
     ) -> Result<()> {
+        self.device(name, tensor)?;
         if !dtypes.contains(&tensor.dtype()) {
             let expected: Vec<String> = dtypes.iter().map(|d| format!("{d:?}")).collect();
             let (expected, got) = (expected.join(" or "), tensor.dtype());

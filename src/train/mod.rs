@@ -16,6 +16,7 @@ pub mod events;
 pub mod features;
 pub mod fingerprint;
 pub mod loss;
+pub mod memory;
 pub mod metrics;
 pub mod output;
 mod progress;

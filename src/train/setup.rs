@@ -46,15 +46,14 @@ impl<'c> Trainer<'c> {
         let model = Model::open(&config.model, config.trainable(), adapter.as_ref())?;
         let features = open_features(config, &data, &model, &base, stop, progress)?;
 
-        let extent = plan.extent(config.epochs, config.steps);
-        note_plan(&plan, &extent, &model, progress);
-        let held_out = plan.held_out_trees();
-        let (loss, total) = (config.loss(), extent.steps);
-        let stored = loss.needs_reference() && config.reference == Reference::Sidecar;
-        let constant = if stored { seen(&plan, config) } else { Vec::new() };
-        let passes = [extent, plan.pass_extent(&held_out), plan.pass_extent(&constant)];
-        let sidecar =
-            stored.then(|| Sidecar::open(&data, Key::new(&data, &base.model))).transpose()?;
+        let passes = Passes::of(&plan, config);
+        note_plan(&plan, &passes.steps, &model, progress);
+        let (loss, total) = (config.loss(), passes.steps.steps);
+        let budget = passes.budget(&plan);
+        let Passes { held_out, constant, .. } = passes;
+        let sidecar = stores_reference(config)
+            .then(|| Sidecar::open(&data, Key::new(&data, &base.model)))
+            .transpose()?;
 
         let mut summary = Summary {
             steps: total,
@@ -74,7 +73,7 @@ impl<'c> Trainer<'c> {
         let layout = model.layout().clone();
         let flat = || vec![0.0; layout.len()];
         let (gradients, mut exp_avg, mut exp_avg_sq) = (flat(), flat(), flat());
-        let mut engine = Engine::new(data, model, budget(&passes), config.layout, features);
+        let mut engine = Engine::new(data, model, budget, config.layout, features);
         let reference = match sidecar {
             // The base is still what it was: a checkpoint's values come after this.
             Some(sidecar) => Some(fill(sidecar, &mut engine, &plan, &constant, stop, progress)?),
@@ -239,15 +238,40 @@ fn fill(
     Ok(sidecar)
 }
 
-/// Buffers that take every pack of every pass.
-fn budget(passes: &[Extent]) -> Budget {
-    let most = |of: fn(&Extent) -> u64| passes.iter().map(of).max().unwrap_or(0) as usize;
-    Budget {
-        tokens: most(|e| e.max_tokens),
-        images: most(|e| e.max_images),
-        head_rows: most(|e| e.max_head_rows),
-        purpose: Purpose::Train,
+/// What a run goes through: its steps, and the trees of its other passes.
+pub(super) struct Passes {
+    steps: Extent,
+    held_out: Vec<Tree>,
+    /// Those whose reference is computed before the first step.
+    constant: Vec<Tree>,
+}
+
+impl Passes {
+    pub fn of(plan: &Plan, config: &Config) -> Self {
+        let stored = stores_reference(config);
+        Passes {
+            steps: plan.extent(config.epochs, config.steps),
+            held_out: plan.held_out_trees(),
+            constant: if stored { seen(plan, config) } else { Vec::new() },
+        }
     }
+
+    /// Buffers that take every pack of every pass.
+    pub fn budget(&self, plan: &Plan) -> Budget {
+        let others = [&self.held_out, &self.constant].map(|trees| plan.pass_extent(trees));
+        let passes = [&self.steps, &others[0], &others[1]];
+        let most = |of: fn(&Extent) -> u64| passes.map(of).into_iter().max().unwrap_or(0) as usize;
+        Budget {
+            tokens: most(|e| e.max_tokens),
+            images: most(|e| e.max_images),
+            head_rows: most(|e| e.max_head_rows),
+            purpose: Purpose::Train,
+        }
+    }
+}
+
+fn stores_reference(config: &Config) -> bool {
+    config.loss().needs_reference() && config.reference == Reference::Sidecar
 }
 
 fn note_plan(plan: &Plan, extent: &Extent, model: &Model, progress: &mut Sink<'_>) {

@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod fixture;
 mod loss;
+mod memory;
 mod metrics;
 mod resume;
 mod run;

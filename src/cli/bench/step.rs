@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::print_json;
+use crate::cli::{only_cpu, print_json};
 use crate::data::atomic;
 use crate::data::pack::{BranchView, ImageRef, Layout, Pack, TreeView};
 use crate::device::{Buffer, memory};
@@ -22,7 +22,6 @@ use crate::model::{Budget, Images, Lora, Model, Purpose, RopeMode, Workspace, fl
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::{Write, matmul};
 use crate::tensor::{DType, Tensor};
-use crate::train::config::check_device;
 use crate::train::loss::{Kind, Loss};
 
 /// Tokens of the prompt around the picture, and of the answers, header and end included.
@@ -98,7 +97,7 @@ struct Report {
 impl Step {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        check_device(&self.device)?;
+        only_cpu("bench step", &self.device)?;
         if let Some(export) = &self.export {
             return self.write_export(export);
         }
@@ -312,7 +311,7 @@ impl Record {
         let answers = ANSWERS[..count].iter().map(|&n| (words(n), mask(n))).collect();
         let pairs = (0..count as u32).flat_map(|c| (c + 1..count as u32).map(move |r| [c, r]));
         let side = visual.image_size;
-        let mut picture = Buffer::zeroed(crate::device::Device::Cpu, DType::U8, 1, side * side * 3);
+        let mut picture = Buffer::host(DType::U8, 1, side * side * 3);
         rng.fill(picture.view_mut().elements::<u8>());
         Record { trunk, slots, answers, pairs: pairs.collect(), picture, side }
     }

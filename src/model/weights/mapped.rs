@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use memmap2::{Mmap, MmapMut};
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device};
+use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::model::names::matrix_shape;
 use crate::tensor::{DType, Tensor};
@@ -148,7 +148,7 @@ fn widen<T: Copy + Into<f32>>(out: &mut [f32], from: &[T]) {
 }
 
 fn copied(bytes: &[u8]) -> Buffer {
-    let mut buffer = Buffer::zeroed(Device::Cpu, DType::U8, 1, bytes.len());
+    let mut buffer = Buffer::host(DType::U8, 1, bytes.len());
     buffer.view_mut().elements::<u8>().copy_from_slice(bytes);
     buffer
 }

@@ -10,7 +10,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::Write;
 use crate::ops::check::Check;
@@ -27,15 +26,13 @@ pub fn forward(
     rstd: TensorMut<'_>,
     eps: f32,
 ) -> Result<()> {
-    let check = Check("rms_norm::forward");
+    let check = Check::on_cpu("rms_norm::forward");
     let [rows, cols] = x.shape();
     check.f32("x", x, [rows, cols], "rows, cols")?;
     check.f32("weight", weight, [1, cols], "1, cols")?;
     check.f32("y", y.as_ref(), [rows, cols], "rows, cols")?;
     check.f32("rstd", rstd.as_ref(), [rows, 1], "rows, 1")?;
-    match x.device() {
-        Device::Cpu => cpu::forward(x, weight, y, rstd, eps),
-    }
+    cpu::forward(x, weight, y, rstd, eps);
     Ok(())
 }
 
@@ -54,7 +51,7 @@ pub fn backward(
     dweight: Option<TensorMut<'_>>,
     write: Write,
 ) -> Result<()> {
-    let check = Check("rms_norm::backward");
+    let check = Check::on_cpu("rms_norm::backward");
     let [rows, cols] = x.shape();
     check.f32("x", x, [rows, cols], "rows, cols")?;
     check.f32("weight", weight, [1, cols], "1, cols")?;
@@ -64,8 +61,6 @@ pub fn backward(
     if let Some(dweight) = &dweight {
         check.f32("dweight", dweight.as_ref(), [1, cols], "1, cols")?;
     }
-    match x.device() {
-        Device::Cpu => cpu::backward(x, weight, rstd, dy, dx, dweight, write),
-    }
+    cpu::backward(x, weight, rstd, dy, dx, dweight, write);
     Ok(())
 }
