@@ -21,6 +21,8 @@ pub enum DType {
     Bf16,
     /// IEEE half: frozen weights as stored in files.
     F16,
+    /// 64-bit float: sums and scalars of the optimizer.
+    F64,
     /// 32-bit unsigned: token ids, positions, row indices.
     U32,
     /// Bytes: pixels.
@@ -31,6 +33,7 @@ impl DType {
     /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
+            DType::F64 => 8,
             DType::F32 | DType::U32 => 4,
             DType::Bf16 | DType::F16 => 2,
             DType::U8 => 1,
@@ -52,6 +55,9 @@ impl Element for bf16 {
 }
 impl Element for f16 {
     const DTYPE: DType = DType::F16;
+}
+impl Element for f64 {
+    const DTYPE: DType = DType::F64;
 }
 impl Element for u32 {
     const DTYPE: DType = DType::U32;

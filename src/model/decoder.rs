@@ -168,7 +168,7 @@ impl Block {
         // h = rms_norm(x);  q | k | v = c_attn(h);  rotate q and k
         let mut h_1 = keep.h_1.head_mut(t);
         let h = h_1.reborrow().slice_cols(0..d);
-        rms_norm::forward(x, self.ln_1.view(values), h, keep.rstd_1.head_mut(t), self.eps)?;
+        rms_norm::forward(x, None, self.ln_1.view(values), h, keep.rstd_1.head_mut(t), self.eps)?;
         let mut qkv = keep.qkv.head_mut(t);
         self.c_attn.forward_adapted(values, h_1, qkv.reborrow(), Write::Overwrite, lora)?;
         let qk = qkv.reborrow().slice_cols(0..2 * d);
@@ -194,7 +194,7 @@ impl Block {
         let mut h_2 = keep.h_2.head_mut(t);
         let h = h_2.reborrow().slice_cols(0..d);
         let rstd = keep.rstd_2.head_mut(t);
-        rms_norm::forward(x_2.as_ref(), self.ln_2.view(values), h, rstd, self.eps)?;
+        rms_norm::forward(x_2.as_ref(), None, self.ln_2.view(values), h, rstd, self.eps)?;
         let (mut a, mut b) = keep.gate.head_mut(t).split_cols(f);
         self.w1.forward_adapted(values, h_2.reborrow(), a.reborrow(), Write::Overwrite, lora)?;
         self.w2.forward_adapted(values, h_2, b.reborrow(), Write::Overwrite, lora)?;

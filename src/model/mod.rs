@@ -222,7 +222,7 @@ impl Model {
         let x = residuals[self.blocks.len() % buffers].view();
         rows::gather(x, Tensor::column(at), head.x.head_mut(r))?;
         let (x, ln_f) = (head.x.head(r), self.ln_f.view(&self.values));
-        rms_norm::forward(x, ln_f, head.h.head_mut(r), head.rstd.head_mut(r), self.eps())
+        rms_norm::forward(x, None, ln_f, head.h.head_mut(r), head.rstd.head_mut(r), self.eps())
     }
 
     /// Adds to `gradients` (layout [`layout`](Self::layout)) what follows from `coefficients`, d loss /

@@ -5,6 +5,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
+/// Bytes that a thread of a kernel reads at a time.
+const PACK: usize = 16;
+
 /// Checks the arguments of one op: `check.f32("x", x, [rows, cols], "rows, cols")?`.
 #[derive(Clone, Copy)]
 pub(crate) struct Check {
@@ -54,6 +57,17 @@ impl Check {
         self.typed(name, tensor, &[DType::F32], shape, meaning)
     }
 
+    /// `tensor` is f64 of `shape`.
+    pub fn f64(
+        self,
+        name: &str,
+        tensor: Tensor<'_>,
+        shape: [usize; 2],
+        meaning: &str,
+    ) -> Result<()> {
+        self.typed(name, tensor, &[DType::F64], shape, meaning)
+    }
+
     /// `tensor` is u32 of `shape`.
     pub fn u32(
         self,
@@ -98,6 +112,56 @@ impl Check {
             );
         }
         Ok(())
+    }
+
+    /// The types of activations: f32, on a GPU also bf16.
+    pub fn activations(self) -> &'static [DType] {
+        match self.device {
+            Device::Cpu => &[DType::F32],
+            Device::Cuda(_) => &[DType::F32, DType::Bf16],
+        }
+    }
+
+    /// `tensor` is [`typed`](Self::typed), and a kernel can read its rows 16 bytes at a time.
+    pub fn packed(
+        self,
+        name: &str,
+        tensor: Tensor<'_>,
+        dtypes: &[DType],
+        shape: [usize; 2],
+        meaning: &str,
+    ) -> Result<()> {
+        self.typed(name, tensor, dtypes, shape, meaning)?;
+        let Device::Cuda(_) = self.device else { return Ok(()) };
+        let ([rows, cols], pack) = (shape, PACK / tensor.dtype().size());
+        if rows.max(cols) > i32::MAX as usize {
+            let message = format!("{name} has shape {shape:?}, expected less than 2^31 of each");
+            return Err(self.error(message));
+        }
+        if !cols.is_multiple_of(pack) {
+            return Err(self.error(format!(
+                "{name} has {cols} columns, expected a multiple of {pack}: kernels read {PACK} bytes \
+                 at a time"
+            )));
+        }
+        self.aligned(name, tensor)
+    }
+
+    /// `tensor` is one row of `n` elements of `dtype`, and a kernel can read it 16 bytes at a time.
+    pub fn flat(self, name: &str, tensor: Tensor<'_>, dtype: DType, n: usize) -> Result<()> {
+        self.typed(name, tensor, &[dtype], [1, n], "1, elements")?;
+        self.aligned(name, tensor)
+    }
+
+    /// On a GPU the rows of `tensor` start at multiples of 16 bytes.
+    fn aligned(self, name: &str, tensor: Tensor<'_>) -> Result<()> {
+        let Device::Cuda(_) = self.device else { return Ok(()) };
+        let stride = if tensor.rows() > 1 { tensor.row_stride() } else { 0 };
+        let steps = [tensor.as_ptr().addr(), stride * tensor.dtype().size()];
+        if tensor.rows() == 0 || steps.iter().all(|step| step.is_multiple_of(PACK)) {
+            return Ok(());
+        }
+        Err(self.error(format!("{name} has rows that do not start at multiples of {PACK} bytes")))
     }
 
     /// Every element of the u32 column `index` is below `limit`.

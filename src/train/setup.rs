@@ -8,11 +8,13 @@ use crate::data::lock::Lock;
 use crate::data::plan::{Extent, Plan, Tree};
 use crate::data::shard::Dataset;
 use crate::data::{atomic, trees};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::config::ModelConfig;
 use crate::model::params::Layout;
 use crate::model::{Budget, Lora, Model, Purpose, RopeMode};
+use crate::ops::adamw::AdamW;
 use crate::train::checkpoint::{self, Moments, State};
 use crate::train::choices::{Reference, Train, Vision};
 use crate::train::config::{Config, Settings};
@@ -20,6 +22,7 @@ use crate::train::engine::{self, Engine};
 use crate::train::features::{self, Features};
 use crate::train::fingerprint::Base;
 use crate::train::metrics::Metrics;
+use crate::train::optimizer::{self, Optimizer};
 use crate::train::reference::{Key, Sidecar};
 use crate::train::{Progress, Sink, Summary, Trainer};
 
@@ -34,6 +37,13 @@ impl<'c> Trainer<'c> {
         stop: &dyn Fn() -> bool,
         progress: &mut Sink<'_>,
     ) -> Result<Self> {
+        let device = Device::parse(&config.device)?;
+        if let Device::Cuda(cuda) = device {
+            let gpu = &cuda.gpu().name;
+            progress(Progress::Note(&format!(
+                "{device} ({gpu}) clips and updates; forward and backward run on the CPU"
+            )));
+        }
         let data = Dataset::open(&config.data)?;
         let model_config = ModelConfig::read(&config.model)?;
         engine::check_fits(&data, &model_config, &config.model)?;
@@ -71,8 +81,7 @@ impl<'c> Trainer<'c> {
             output: PathBuf::new(),
         };
         let layout = model.layout().clone();
-        let flat = || vec![0.0; layout.len()];
-        let (gradients, mut exp_avg, mut exp_avg_sq) = (flat(), flat(), flat());
+        let mut optimizer = open_optimizer(config, device, &layout)?;
         let mut engine = Engine::new(data, model, budget, config.layout, features);
         let reference = match sidecar {
             // The base is still what it was: a checkpoint's values come after this.
@@ -81,12 +90,10 @@ impl<'c> Trainer<'c> {
         };
         let mut state = State::start(format!("{:016x}", engine.data.fingerprint()), base.model);
         if let Some(path) = found {
-            let moments = Moments {
-                params: engine.model.params_mut(),
-                exp_avg: &mut exp_avg[..],
-                exp_avg_sq: &mut exp_avg_sq[..],
-            };
-            state = take_up(&path, &layout, moments, &state)?;
+            state = optimizer.resume(|exp_avg, exp_avg_sq| {
+                let params = engine.model.params_mut();
+                take_up(&path, &layout, Moments { params, exp_avg, exp_avg_sq }, &state)
+            })?;
             summary.resumed_at = state.step;
         }
         let metrics = Metrics::open(&config.out, state.metrics)?;
@@ -101,9 +108,7 @@ impl<'c> Trainer<'c> {
             reference,
             adapter,
             layout,
-            gradients,
-            exp_avg,
-            exp_avg_sq,
+            optimizer,
             state,
             metrics,
             summary,
@@ -165,6 +170,13 @@ fn open_adapter(config: &Config, model: &ModelConfig) -> Result<Option<Adapter>>
         }
     };
     Ok(Some(adapter))
+}
+
+fn open_optimizer(config: &Config, device: Device, layout: &Layout) -> Result<Optimizer> {
+    let Config { beta1, beta2, eps, weight_decay, max_grad_norm, .. } = *config;
+    let settings = optimizer::Settings { adamw: AdamW { beta1, beta2, eps }, max_grad_norm };
+    let parts = optimizer::parts(layout, |name| config.lr_factor(name), weight_decay);
+    Optimizer::new(device, layout.len(), &parts, settings)
 }
 
 fn open_features(

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod config;
+mod cuda;
 mod fixture;
 mod loss;
 mod memory;

@@ -22,6 +22,8 @@ pub struct Gpu {
     pub capability: [u32; 2],
     /// Bytes.
     pub memory: u64,
+    /// Bytes per second between memory and chip at most: two transfers a clock, as wide as the bus.
+    pub bandwidth: f64,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Bytes of shared memory that a block can have, if it asks.
@@ -158,6 +160,8 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
         attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
     ];
+    let kilohertz = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+    let bits = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
     // SAFETY: the driver gave this device.
     let memory = unsafe { result::device::total_mem(device) };
     Ok(Gpu {
@@ -165,6 +169,7 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         name: result::device::get_name(device).told(&at, "cannot ask the name")?,
         capability,
         memory: memory.told(&at, "cannot ask the memory")? as u64,
+        bandwidth: 2.0 * f64::from(kilohertz) * 1e3 * f64::from(bits / 8),
         multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared: attribute(
             CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,

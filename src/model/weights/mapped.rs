@@ -110,6 +110,7 @@ impl MappedTensor {
             DType::F32 => Tensor::new::<f32>(bytemuck::cast_slice(bytes), rows, cols),
             DType::Bf16 => Tensor::new::<bf16>(bytemuck::cast_slice(bytes), rows, cols),
             DType::F16 => Tensor::new::<f16>(bytemuck::cast_slice(bytes), rows, cols),
+            DType::F64 => Tensor::new::<f64>(bytemuck::cast_slice(bytes), rows, cols),
             DType::U32 => Tensor::new::<u32>(bytemuck::cast_slice(bytes), rows, cols),
             DType::U8 => Tensor::new::<u8>(bytes, rows, cols),
         }
@@ -131,7 +132,7 @@ impl MappedTensor {
                 DType::F32 => out.copy_from_slice(bytemuck::cast_slice(bytes)),
                 DType::Bf16 => widen(out, bytemuck::cast_slice::<u8, bf16>(bytes)),
                 DType::F16 => widen(out, bytemuck::cast_slice::<u8, f16>(bytes)),
-                DType::U32 | DType::U8 => unreachable!("weights are floats"),
+                DType::F64 | DType::U32 | DType::U8 => unreachable!("weights are floats"),
             }
         });
     }
