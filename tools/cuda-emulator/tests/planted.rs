@@ -64,7 +64,7 @@ fn barriers() -> &'static Source {
 }
 
 fn shape(grid: u32, block: u32) -> Shape {
-    Shape { grid, block, dynamic_shared: 0 }
+    Shape { grid: [grid, 1, 1], block, dynamic_shared: 0 }
 }
 
 /// Runs a kernel that must fail.

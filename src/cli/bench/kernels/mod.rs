@@ -170,7 +170,7 @@ impl Bench {
         let bound = case.kernel.bound(case.dtype);
         for (cpu, gpu) in cpu.outputs().into_iter().zip(gpu.outputs()) {
             let got = difference(gpu, cpu)?;
-            if !(got <= bound) {
+            if got.is_nan() || got > bound {
                 return Err(Error::Run(format!(
                     "{}: the GPU's result is off the CPU's by {got:.1e} of its size, expected at \
                      most {bound:.1e}; run the program under compute-sanitizer",

@@ -60,7 +60,7 @@ fn load_of<const COUNT: usize, const IS_TRANSPOSED: bool>() -> Run {
 fn transpose(words: [u32; 32]) -> [u32; 32] {
     let element = |row: usize, column: usize| {
         let word = words[4 * row + column / 2];
-        if column % 2 == 0 { word & 0xffff } else { word >> 16 }
+        word >> (column % 2 * 16) & 0xffff
     };
     each(
         #[inline(always)]

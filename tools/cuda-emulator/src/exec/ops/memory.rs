@@ -236,7 +236,7 @@ fn read_together<const N: usize>(
     values: &mut [[u8; N]; 32],
 ) -> bool {
     let start = target.offsets[0];
-    if target.mask != ALL || start % N as u64 != 0 {
+    if target.mask != ALL || !start.is_multiple_of(N as u64) {
         return false;
     }
     match is_spaced(&target.offsets) {
@@ -311,8 +311,9 @@ fn write_together<const N: usize>(
     values: &[[u8; N]; 32],
 ) -> bool {
     let start = target.offsets[0];
-    let is_dense =
-        target.mask == ALL && start % N as u64 == 0 && is_spaced(&target.offsets) == Some(N as u64);
+    let is_dense = target.mask == ALL
+        && start.is_multiple_of(N as u64)
+        && is_spaced(&target.offsets) == Some(N as u64);
     let chunks = values.as_flattened().as_chunks::<CHUNK>().0;
     is_dense
         && chunks.iter().enumerate().all(|(i, chunk)| {
