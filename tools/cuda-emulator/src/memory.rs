@@ -169,6 +169,31 @@ impl Region {
         unsafe { self.data.as_ptr().add(offset as usize).write_bytes(value, bytes) }
     }
 
+    /// Copies a range over another, which then holds values where the first does. Panics when one is not inside.
+    pub fn copy(&self, to: u64, from: u64, bytes: usize) {
+        let end = to.max(from) as usize + bytes;
+        assert!(end <= self.bytes, "a copy outside of its region");
+        // SAFETY: both ranges lie inside the mappings; they may overlap.
+        unsafe {
+            let data = self.data.as_ptr();
+            data.add(to as usize).copy_from(data.add(from as usize), bytes);
+            let shadow = self.shadow.as_ptr();
+            let from: Vec<u8> = (0..bytes).map(|i| *shadow.add(from as usize + i)).collect();
+            for (i, flags) in from.into_iter().enumerate() {
+                let to = shadow.add(to as usize + i);
+                to.write(to.read() & !INITIALISED | flags & INITIALISED);
+            }
+        }
+    }
+
+    /// How many bytes of a range hold no value. Panics when it is not inside.
+    pub fn uninitialised(&self, offset: u64, bytes: usize) -> usize {
+        assert!(offset as usize + bytes <= self.bytes, "a count outside of its region");
+        // SAFETY: inside the mapping.
+        let flags = |i| unsafe { self.shadow.as_ptr().add(offset as usize + i).read() };
+        (0..bytes).filter(|&i| flags(i) & INITIALISED == 0).count()
+    }
+
     /// Gives the whole pages of a range back to the system; they read as zero again.
     fn discard(&self, offset: u64, bytes: usize) {
         let page = 4096;
@@ -306,6 +331,16 @@ impl Memory {
         true
     }
 
+    /// Whether a range lies in one live allocation.
+    pub fn holds(&self, address: u64, bytes: usize) -> bool {
+        let table = self.table();
+        let below = table.allocations.range(..=address).next_back();
+        below.is_some_and(|(&start, allocation)| {
+            let offset = (address - start) as usize;
+            allocation.is_live && offset <= allocation.bytes && bytes <= allocation.bytes - offset
+        })
+    }
+
     /// Bytes in live allocations.
     pub fn live(&self) -> usize {
         self.table().live
@@ -324,7 +359,7 @@ impl Memory {
         if offset < size as u64 {
             let text = format!(
                 "Bytes {offset} to {} of the {freed}{what} of {size} bytes at {start:#x}.",
-                offset + bytes - 1
+                offset.saturating_add(bytes).saturating_sub(1)
             );
             return (text, !is_live);
         }

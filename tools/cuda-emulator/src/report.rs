@@ -18,7 +18,9 @@ pub enum Kind {
     Deadlock,
     /// A lane named in the mask of a `.sync` instruction does not take part.
     MissingLanes,
-    /// `trap`, a failed assertion, or a kernel that does not end.
+    /// `assert` of a kernel.
+    Assertion,
+    /// `trap`, or a kernel that does not end.
     Trap,
     Endless,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Kind {
             Kind::BarrierDivergence => "barrier divergence",
             Kind::Deadlock => "deadlock",
             Kind::MissingLanes => "missing lanes",
+            Kind::Assertion => "failed assertion",
             Kind::Trap => "trap",
             Kind::Endless => "endless kernel",
         })

@@ -100,10 +100,8 @@ impl Params {
         self
     }
 
-    /// As the end of a struct of this alignment.
-    pub fn end(mut self, alignment: usize) -> Params {
-        self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0);
-        self
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cases;
 mod device;
+mod driver;
 mod fatbin;
 mod kernels;
 mod micro;

@@ -106,17 +106,38 @@ pub fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> [T; LANES] {
     out
 }
 
+/// All bits of a lane's word set where its bit is. Selections are written with such words and `&`: of an
+/// `if` LLVM makes a choice between addresses, lane by lane.
 #[inline(always)]
-fn blend<T: Copy + Default>(old: &mut [T; LANES], new: [T; LANES], mask: u32) {
-    if mask == ALL {
-        *old = new;
-    } else {
-        let kept = *old;
-        *old = each(
-            #[inline(always)]
-            |lane| if mask >> lane & 1 != 0 { new[lane] } else { kept[lane] },
-        );
+pub fn expand(bits: u32) -> [u32; LANES] {
+    each(
+        #[inline(always)]
+        |lane| if bits & 1 << lane != 0 { !0 } else { 0 },
+    )
+}
+
+/// As [`expand`].
+#[inline(always)]
+pub fn expand_wide(bits: u32) -> [u64; LANES] {
+    each(
+        #[inline(always)]
+        |lane| if bits & 1 << lane != 0 { !0 } else { 0 },
+    )
+}
+
+/// The bits of the lanes whose word has all bits set; the others are zero.
+#[inline(always)]
+pub fn collect(words: &[u32; LANES]) -> u32 {
+    let bits: [u32; LANES] = each(
+        #[inline(always)]
+        |lane| words[lane] & 1 << lane,
+    );
+    let mut parts = [0; 8];
+    for i in 0..8 {
+        parts[i] = bits[i] | bits[i + 8] | bits[i + 16] | bits[i + 24];
     }
+    let [a, b, c, d, e, f, g, h] = parts;
+    (a | b | c | d) | (e | f | g | h)
 }
 
 impl Lane for u32 {
@@ -127,7 +148,16 @@ impl Lane for u32 {
     }
     #[inline(always)]
     fn store(warp: &mut Warp, operand: Operand, values: [u32; LANES], mask: u32) {
-        blend(warp.word_mut(operand), values, mask);
+        let slot = warp.word_mut(operand);
+        if mask == ALL {
+            *slot = values;
+        } else {
+            let (old, chosen) = (*slot, expand(mask));
+            *slot = each(
+                #[inline(always)]
+                |lane| values[lane] & chosen[lane] | old[lane] & !chosen[lane],
+            );
+        }
     }
 }
 
@@ -139,7 +169,16 @@ impl Lane for u64 {
     }
     #[inline(always)]
     fn store(warp: &mut Warp, operand: Operand, values: [u64; LANES], mask: u32) {
-        blend(warp.double_mut(operand), values, mask);
+        let slots = warp.double_mut(operand);
+        if mask == ALL {
+            *slots = values;
+        } else {
+            let (old, chosen) = (*slots, expand_wide(mask));
+            *slots = each(
+                #[inline(always)]
+                |lane| values[lane] & chosen[lane] | old[lane] & !chosen[lane],
+            );
+        }
     }
 }
 
@@ -147,20 +186,52 @@ impl Lane for bool {
     const WIDTH: Width = Width::Predicate;
     #[inline(always)]
     fn load(warp: &Warp, _: &Block<'_>, operand: Operand) -> [bool; LANES] {
-        let bits = warp.predicate(operand);
+        let words = expand(warp.predicate(operand));
         each(
             #[inline(always)]
-            |lane| bits >> lane & 1 != 0,
+            |lane| words[lane] != 0,
         )
     }
     #[inline(always)]
     fn store(warp: &mut Warp, operand: Operand, values: [bool; LANES], mask: u32) {
-        let mut bits = 0;
-        for lane in 0..LANES {
-            bits |= (values[lane] as u32) << lane;
-        }
-        warp.set_predicate(operand, bits, mask);
+        let words = each(
+            #[inline(always)]
+            |lane| if values[lane] { !0 } else { 0 },
+        );
+        warp.set_predicate(operand, collect(&words), mask);
     }
+}
+
+/// A predicate as words of 32 or 64 bits, all set or none: only to be read.
+#[derive(Clone, Copy, Default)]
+pub struct Chosen<T>(pub T);
+
+impl Lane for Chosen<u32> {
+    const WIDTH: Width = Width::Predicate;
+    #[inline(always)]
+    fn load(warp: &Warp, _: &Block<'_>, operand: Operand) -> [Self; LANES] {
+        let words = expand(warp.predicate(operand));
+        each(
+            #[inline(always)]
+            |lane| Chosen(words[lane]),
+        )
+    }
+    #[inline(always)]
+    fn store(_: &mut Warp, _: Operand, _: [Self; LANES], _: u32) {}
+}
+
+impl Lane for Chosen<u64> {
+    const WIDTH: Width = Width::Predicate;
+    #[inline(always)]
+    fn load(warp: &Warp, _: &Block<'_>, operand: Operand) -> [Self; LANES] {
+        let words = expand_wide(warp.predicate(operand));
+        each(
+            #[inline(always)]
+            |lane| Chosen(words[lane]),
+        )
+    }
+    #[inline(always)]
+    fn store(_: &mut Warp, _: Operand, _: [Self; LANES], _: u32) {}
 }
 
 /// Types that are others seen through a conversion.

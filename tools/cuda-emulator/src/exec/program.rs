@@ -43,6 +43,8 @@ pub struct Instruction {
     pub immediate: i64,
     /// Of instructions that touch memory.
     pub access: Access,
+    /// Which of several forms the operation has.
+    pub form: u8,
 }
 
 /// The space of a memory instruction and how wide its addresses are.

@@ -144,7 +144,7 @@ impl Runner<'_> {
             }
             Op::AssertFail => {
                 let detail = assertion(scheduled, &self.block, instruction, mask);
-                return Err(Problem::of_lanes(Kind::Trap, mask, detail));
+                return Err(Problem::of_lanes(Kind::Assertion, mask, detail));
             }
             Op::Lanes(_) => scheduled.groups.push(Group { at: at + 1, ..group }),
         }
@@ -302,13 +302,10 @@ fn assertion(
 ) -> String {
     let first = mask & mask.wrapping_neg();
     let lane = mask.trailing_zeros() as usize & 31;
-    let parameter = |i: usize| {
-        let addresses = scheduled.warp.double(block, instruction.operands[i]);
-        let read = read::<8>(&scheduled.warp, block, Space::Local, addresses, first);
-        read.map_or(0, |values| u64::from_le_bytes(values[lane]))
-    };
+    let parameter = |i: usize| scheduled.warp.double(block, instruction.operands[i]);
     let text = |i: usize| {
-        let address = parameter(i);
+        let pointer = read::<8>(&scheduled.warp, block, Space::Local, parameter(i), first);
+        let address = pointer.map_or(0, |values| u64::from_le_bytes(values[lane]));
         let bytes = (0..1024).map_while(|offset| {
             let at = [address.wrapping_add(offset); 32];
             let read = read::<1>(&scheduled.warp, block, Space::Generic, &at, first).ok()?;
@@ -317,6 +314,7 @@ fn assertion(
         String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
     };
     let (message, file, function) = (text(0), text(1), text(3));
-    let line = parameter(2) as u32;
+    let line = read::<4>(&scheduled.warp, block, Space::Local, parameter(2), first);
+    let line = line.map_or(0, |values| u32::from_le_bytes(values[lane]));
     format!("Assertion `{message}` failed at {file}:{line} in {function}.")
 }

@@ -153,7 +153,7 @@ fn call(decoder: &mut Decoder<'_>, text: &[Text]) -> Result<(), String> {
             let address = decoder.binder.source(result, Width::B64)?;
             let zero = decoder.binder.constant(0, Width::B32)?;
             let store = ops::memory::store(Type::B32, 1, Width::B32);
-            let Some(store) = store else { return Err("no store of 32 bits".into()) };
+            let store = store.ok_or("there is no store of 32 bits")?;
             let access = Access { space: Space::Local, width: Width::B64 };
             decoder.append(None, Op::Lanes(store), &[address, zero], 0, access);
         }

@@ -66,9 +66,10 @@ fn ld(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
     for result in results {
         operands.push(decoder.binder.result(result, width)?);
     }
-    let Some(run) = load(r#type, number, width) else { return code.unsupported_type() };
+    let Some((run, form)) = load(r#type, number, width) else { return code.unsupported_type() };
     let access = Access { space, width: address_width };
     decoder.append(None, Op::Lanes(run), &operands, offset, access);
+    decoder.form(form);
     Ok(())
 }
 
@@ -98,7 +99,7 @@ fn atom(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
     let mut space = space(code);
     ignore_hints(code);
     let with_result = (code.name == "atom") as usize;
-    let Some((run, width, sources)) = atomic::decode(code) else {
+    let Some(atomic::Atomic { run, width, form, sources }) = atomic::decode(code) else {
         return Err("not supported, or not with these modifiers and types".into());
     };
     count(text, 1 + with_result + sources)?;
@@ -113,6 +114,7 @@ fn atom(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
     }
     let access = Access { space, width: address_width };
     decoder.append(None, Op::Lanes(run), &operands, offset, access);
+    decoder.form(form);
     Ok(())
 }
 

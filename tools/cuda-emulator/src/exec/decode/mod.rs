@@ -199,7 +199,21 @@ impl<'a> Decoder<'a> {
         let mut all = [Operand::default(); MAX_OPERANDS];
         all[..operands.len()].copy_from_slice(operands);
         let guard = Operand::TRUE;
-        self.instructions.push(Instruction { op, guard, operands: all, immediate, access });
+        self.instructions.push(Instruction {
+            op,
+            guard,
+            operands: all,
+            immediate,
+            access,
+            form: 0,
+        });
+    }
+
+    /// Gives the latest instruction its form.
+    fn form(&mut self, form: u8) {
+        if let Some(instruction) = self.instructions.last_mut() {
+            instruction.form = form;
+        }
     }
 
     /// An instruction of every lane for itself.

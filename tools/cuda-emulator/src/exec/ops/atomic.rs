@@ -14,56 +14,107 @@ use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::{Space, Type};
 use crate::report::Kind;
 
-/// Operands d, address, b and, of `cas`, c. Also gives the width of d, b and c, and how many of the latter there are.
-pub fn decode(code: &mut Opcode<'_>) -> Option<(Run, Width, usize)> {
-    const OPERATORS: [&str; 10] =
-        ["add", "inc", "dec", "min", "max", "and", "or", "xor", "exch", "cas"];
-    let operator = OPERATORS.into_iter().find(|name| code.flag(name))?;
+/// An operation with its operands d, address, b and, of `cas`, c.
+pub struct Atomic {
+    pub run: Run,
+    /// Of d, b and c.
+    pub width: Width,
+    /// The operator.
+    pub form: u8,
+    /// b and c.
+    pub sources: usize,
+}
+
+const ADD: u8 = 0;
+const MIN: u8 = 1;
+const MAX: u8 = 2;
+const INC: u8 = 3;
+const DEC: u8 = 4;
+const AND: u8 = 5;
+const OR: u8 = 6;
+const XOR: u8 = 7;
+const EXCHANGE: u8 = 8;
+const COMPARE: u8 = 9;
+
+pub fn decode(code: &mut Opcode<'_>) -> Option<Atomic> {
+    const OPERATORS: [(&str, u8); 10] = [
+        ("add", ADD),
+        ("min", MIN),
+        ("max", MAX),
+        ("inc", INC),
+        ("dec", DEC),
+        ("and", AND),
+        ("or", OR),
+        ("xor", XOR),
+        ("exch", EXCHANGE),
+        ("cas", COMPARE),
+    ];
+    let form = code.pick(&OPERATORS)?;
     let is_noftz = code.flag("noftz");
     let &[r#type] = code.types.as_slice() else { return None };
     use Type::*;
-    let (run, width) = match (operator, r#type) {
-        ("add", U32 | S32) => atomic::<u32, u32>(|_, a, b, _| a.wrapping_add(b)),
-        ("add", U64 | S64) => atomic::<u64, u64>(|_, a, b, _| a.wrapping_add(b)),
-        ("add", F32) => atomic::<f32, u32>(add_f32),
-        ("add", F64) => atomic::<f64, u64>(|_, a, b, _| a + b),
-        ("add", Type::F16) if is_noftz => atomic::<half::F16, u16>(|_, a, b, _| add_half(a, b)),
-        ("add", Type::Bf16) if is_noftz => atomic::<half::Bf16, u16>(|_, a, b, _| add_half(a, b)),
-        ("add", F16x2) if is_noftz => {
-            atomic::<[half::F16; 2], u32>(|_, a, b, _| [add_half(a[0], b[0]), add_half(a[1], b[1])])
+    let (run, width) = match (form, r#type) {
+        (ADD | MIN | MAX | INC | DEC, U32)
+        | (ADD, S32)
+        | (AND | OR | XOR, B32)
+        | (EXCHANGE | COMPARE, B32 | U32 | S32 | F32) => {
+            atomic::<u32, u32>(|form, _, a, b, c| word(form, a, b, c))
         }
-        ("add", Bf16x2) if is_noftz => atomic::<[half::Bf16; 2], u32>(|_, a, b, _| {
+        (ADD | MIN | MAX, U64)
+        | (ADD, S64)
+        | (AND | OR | XOR, B64)
+        | (EXCHANGE | COMPARE, B64 | U64 | S64 | F64) => {
+            atomic::<u64, u64>(|form, _, a, b, c| double(form, a, b, c))
+        }
+        (MIN | MAX, S32) => {
+            atomic::<i32, u32>(|form, _, a, b, _| if form == MIN { a.min(b) } else { a.max(b) })
+        }
+        (MIN | MAX, S64) => {
+            atomic::<i64, u64>(|form, _, a, b, _| if form == MIN { a.min(b) } else { a.max(b) })
+        }
+        (COMPARE, B16) => atomic::<u16, u16>(|_, _, a, b, c| if a == b { c } else { a }),
+        (ADD, F32) => atomic::<f32, u32>(|_, space, a, b, _| add_f32(space, a, b)),
+        (ADD, F64) => atomic::<f64, u64>(|_, _, a, b, _| a + b),
+        (ADD, F16) if is_noftz => atomic::<half::F16, u16>(|_, _, a, b, _| add_half(a, b)),
+        (ADD, Bf16) if is_noftz => atomic::<half::Bf16, u16>(|_, _, a, b, _| add_half(a, b)),
+        (ADD, F16x2) if is_noftz => atomic::<[half::F16; 2], u32>(|_, _, a, b, _| {
             [add_half(a[0], b[0]), add_half(a[1], b[1])]
         }),
-        ("inc", U32) => atomic::<u32, u32>(|_, a, b, _| if a >= b { 0 } else { a + 1 }),
-        ("dec", U32) => atomic::<u32, u32>(|_, a, b, _| if a == 0 || a > b { b } else { a - 1 }),
-        ("min", U32) => atomic::<u32, u32>(|_, a, b, _| a.min(b)),
-        ("min", S32) => atomic::<i32, u32>(|_, a, b, _| a.min(b)),
-        ("min", U64) => atomic::<u64, u64>(|_, a, b, _| a.min(b)),
-        ("min", S64) => atomic::<i64, u64>(|_, a, b, _| a.min(b)),
-        ("max", U32) => atomic::<u32, u32>(|_, a, b, _| a.max(b)),
-        ("max", S32) => atomic::<i32, u32>(|_, a, b, _| a.max(b)),
-        ("max", U64) => atomic::<u64, u64>(|_, a, b, _| a.max(b)),
-        ("max", S64) => atomic::<i64, u64>(|_, a, b, _| a.max(b)),
-        ("and", B32) => atomic::<u32, u32>(|_, a, b, _| a & b),
-        ("and", B64) => atomic::<u64, u64>(|_, a, b, _| a & b),
-        ("or", B32) => atomic::<u32, u32>(|_, a, b, _| a | b),
-        ("or", B64) => atomic::<u64, u64>(|_, a, b, _| a | b),
-        ("xor", B32) => atomic::<u32, u32>(|_, a, b, _| a ^ b),
-        ("xor", B64) => atomic::<u64, u64>(|_, a, b, _| a ^ b),
-        ("exch", B32 | U32 | S32 | F32) => atomic::<u32, u32>(|_, _, b, _| b),
-        ("exch", B64 | U64 | S64 | F64) => atomic::<u64, u64>(|_, _, b, _| b),
-        ("cas", B16) => atomic::<u16, u16>(|_, a, b, c| if a == b { c } else { a }),
-        ("cas", B32 | U32 | S32) => atomic::<u32, u32>(|_, a, b, c| if a == b { c } else { a }),
-        ("cas", B64 | U64 | S64) => atomic::<u64, u64>(|_, a, b, c| if a == b { c } else { a }),
+        (ADD, Bf16x2) if is_noftz => atomic::<[half::Bf16; 2], u32>(|_, _, a, b, _| {
+            [add_half(a[0], b[0]), add_half(a[1], b[1])]
+        }),
         _ => return None,
     };
-    Some((run, width, if operator == "cas" { 2 } else { 1 }))
+    Some(Atomic { run, width, form, sources: if form == COMPARE { 2 } else { 1 } })
+}
+
+fn word(form: u8, a: u32, b: u32, c: u32) -> u32 {
+    match form {
+        INC if a >= b => 0,
+        INC => a + 1,
+        DEC if a == 0 || a > b => b,
+        DEC => a - 1,
+        _ => double(form, a as u64, b as u64, c as u64) as u32,
+    }
+}
+
+fn double(form: u8, a: u64, b: u64, c: u64) -> u64 {
+    match form {
+        ADD => a.wrapping_add(b),
+        MIN => a.min(b),
+        MAX => a.max(b),
+        AND => a & b,
+        OR => a | b,
+        XOR => a ^ b,
+        COMPARE if a == b => c,
+        COMPARE => a,
+        _ => b,
+    }
 }
 
 /// In global memory subnormal numbers count as zero, in shared memory they do not.
 #[inline(always)]
-fn add_f32(space: Space, a: f32, b: f32, _: f32) -> f32 {
+fn add_f32(space: Space, a: f32, b: f32) -> f32 {
     use super::float::{Single, flush};
     if space == Space::Shared {
         return f32::new(a + b);
@@ -141,11 +192,11 @@ held! {
     [half::Bf16; 2], u32, half::Bf16::unpack, half::Bf16::pack;
 }
 
-fn atomic<T: Held<C>, C: Cell>(f: impl Fn(Space, T, T, T) -> T + Copy) -> (Run, Width) {
+fn atomic<T: Held<C>, C: Cell>(f: impl Fn(u8, Space, T, T, T) -> T + Copy) -> (Run, Width) {
     let run = compile(
         #[inline(always)]
         move |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
-            let Instruction { access, immediate, operands: [d, address, b, c, ..], .. } =
+            let Instruction { access, immediate, form, operands: [d, address, b, c, ..], .. } =
                 *instruction;
             let addresses = addresses(warp, block, address, access.width, immediate);
             let b = T::load(warp, block, b);
@@ -160,8 +211,9 @@ fn atomic<T: Held<C>, C: Cell>(f: impl Fn(Space, T, T, T) -> T + Copy) -> (Run, 
                     let at = at.map_err(|kind| {
                         target.problem(kind, lane, addresses[lane], C::BYTES, block)
                     })?;
-                    let compute =
-                        |bits: C| f(target.space, T::from_cell(bits), b[lane], c[lane]).into_cell();
+                    let compute = |bits: C| {
+                        f(form, target.space, T::from_cell(bits), b[lane], c[lane]).into_cell()
+                    };
                     // SAFETY: `cell` checked bounds and alignment.
                     old[lane] = T::from_cell(unsafe { C::update(at, compute) });
                 }

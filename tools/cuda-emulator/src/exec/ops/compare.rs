@@ -3,7 +3,7 @@
 use super::Opcode;
 use super::float::{Flushed, Single};
 use crate::exec::half::{self, FlushedF16, Half};
-use crate::exec::lanes::{Lane, Lanewise, Run, Width, compile, map3};
+use crate::exec::lanes::{Chosen, Lane, Lanewise, Run, Width, collect, compile, each, map3};
 use crate::exec::program::Instruction;
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::Type::{self, *};
@@ -13,7 +13,7 @@ use crate::ptx::ast::Type::{self, *};
 pub struct Comparison {
     pub run: Run,
     pub width: Width,
-    /// How c is combined.
+    /// The operator, and how c is combined.
     pub immediate: i64,
     /// There is an operand c.
     pub combines: bool,
@@ -24,60 +24,52 @@ const COMBINE: [(&str, i64); 3] = [("and", 0), ("or", 1), ("xor", 2)];
 
 /// Of `setp`, or of `set` with its source type.
 pub fn comparison(code: &mut Opcode<'_>, r#type: Type) -> Result<Comparison, String> {
-    // The names of the operator may be those of a combination too, but none is.
     let operator = code.pick(&OPERATORS).ok_or("it has no comparison that is supported")?;
     let combination = code.pick(&COMBINE);
     let is_flushed = code.flag("ftz");
-    let found = match (r#type, is_flushed) {
-        (U16 | B16, false) => ordered::<u16>(operator),
-        (S16, false) => ordered::<i16>(operator),
-        (U32 | B32, false) => ordered::<u32>(operator),
-        (S32, false) => ordered::<i32>(operator),
-        (U64 | B64, false) => ordered::<u64>(operator),
-        (S64, false) => ordered::<i64>(operator),
-        (F32, true) => any::<Flushed>(operator),
-        (F32, false) => any::<f32>(operator),
-        (F64, false) => any::<f64>(operator),
-        (F16, true) => any::<FlushedF16>(operator),
-        (F16, false) => any::<half::F16>(operator),
-        (F16x2, true) => any::<[FlushedF16; 2]>(operator),
-        (F16x2, false) => any::<[half::F16; 2]>(operator),
-        (Bf16, false) => any::<half::Bf16>(operator),
-        (Bf16x2, false) => any::<[half::Bf16; 2]>(operator),
+    let (run, width) = match (r#type, is_flushed) {
+        (U16 | B16, false) => compare::<u16>(),
+        (S16, false) => compare::<i16>(),
+        (U32 | B32, false) => compare::<u32>(),
+        (S32, false) => compare::<i32>(),
+        (U64 | B64, false) => compare::<u64>(),
+        (S64, false) => compare::<i64>(),
+        (F32, true) => compare::<Flushed>(),
+        (F32, false) => compare::<f32>(),
+        (F64, false) => compare::<f64>(),
+        (F16, true) => compare::<FlushedF16>(),
+        (F16, false) => compare::<half::F16>(),
+        (F16x2, true) => compare::<[FlushedF16; 2]>(),
+        (F16x2, false) => compare::<[half::F16; 2]>(),
+        (Bf16, false) => compare::<half::Bf16>(),
+        (Bf16x2, false) => compare::<[half::Bf16; 2]>(),
         _ => return code.unsupported_type(),
     };
-    let Some((run, width)) = found else {
-        return Err("it has no such comparison for its type".into());
-    };
-    let combines = combination.is_some();
-    Ok(Comparison { run, width, immediate: combination.unwrap_or(0), combines })
+    let (combines, combination) = (combination.is_some(), combination.unwrap_or(0));
+    Ok(Comparison { run, width, immediate: operator | combination << 4, combines })
 }
 
-const OPERATORS: [(&str, &str); 18] = {
-    const fn twice(name: &'static str) -> (&'static str, &'static str) {
-        (name, name)
-    }
-    [
-        twice("eq"),
-        twice("ne"),
-        twice("lt"),
-        twice("le"),
-        twice("gt"),
-        twice("ge"),
-        ("lo", "lt"),
-        ("ls", "le"),
-        ("hi", "gt"),
-        ("hs", "ge"),
-        twice("equ"),
-        twice("neu"),
-        twice("ltu"),
-        twice("leu"),
-        twice("gtu"),
-        twice("geu"),
-        twice("num"),
-        twice("nan"),
-    ]
-};
+/// The outcomes for which a comparison holds: 1 less, 2 equal, 4 greater, 8 unordered.
+const OPERATORS: [(&str, i64); 18] = [
+    ("eq", 2),
+    ("ne", 1 | 4),
+    ("lt", 1),
+    ("le", 1 | 2),
+    ("gt", 4),
+    ("ge", 4 | 2),
+    ("lo", 1),
+    ("ls", 1 | 2),
+    ("hi", 4),
+    ("hs", 4 | 2),
+    ("equ", 2 | 8),
+    ("neu", 1 | 4 | 8),
+    ("ltu", 1 | 8),
+    ("leu", 1 | 2 | 8),
+    ("gtu", 4 | 8),
+    ("geu", 4 | 2 | 8),
+    ("num", 1 | 2 | 4),
+    ("nan", 8),
+];
 
 /// What is compared: a number, or two of them with a result each.
 trait Compared: Lane {
@@ -132,66 +124,67 @@ where
     }
 }
 
-fn ordered<T: Compared>(operator: &str) -> Option<(Run, Width)> {
-    Some(match operator {
-        "eq" => compare::<T>(|a, b| a == b),
-        "ne" => compare::<T>(|a, b| a < b || a > b),
-        "lt" => compare::<T>(|a, b| a < b),
-        "le" => compare::<T>(|a, b| a <= b),
-        "gt" => compare::<T>(|a, b| a > b),
-        "ge" => compare::<T>(|a, b| a >= b),
-        _ => return None,
-    })
-}
-
-/// With NaN the ordered comparisons are false, `ne` among them, and the unordered ones true.
-fn any<T: Compared>(operator: &str) -> Option<(Run, Width)> {
-    Some(match operator {
-        "equ" => compare::<T>(|a, b| !(a < b || a > b)),
-        "neu" => compare::<T>(|a, b| a != b),
-        "ltu" => compare::<T>(|a, b| !(a >= b)),
-        "leu" => compare::<T>(|a, b| !(a > b)),
-        "gtu" => compare::<T>(|a, b| !(a <= b)),
-        "geu" => compare::<T>(|a, b| !(a < b)),
-        "num" => compare::<T>(|a, b| a == a && b == b),
-        "nan" => compare::<T>(|a, b| a != a || b != b),
-        _ => return ordered::<T>(operator),
-    })
-}
-
-fn compare<T: Compared>(f: impl Fn(T::Number, T::Number) -> bool + Copy) -> (Run, Width) {
+fn compare<T: Compared>() -> (Run, Width) {
     let run = compile(
         #[inline(always)]
-        move |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
+        |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
             let [p, q, a, b, c, ..] = instruction.operands;
             let (a, b) = (T::load(warp, block, a), T::load(warp, block, b));
-            let (mut low, mut high) = (0, 0);
-            for lane in 0..32 {
-                low |= (f(a[lane].low(), b[lane].low()) as u32) << lane;
-                if T::IS_PAIR {
-                    high |= (f(a[lane].high(), b[lane].high()) as u32) << lane;
-                }
-            }
+            let operator = instruction.immediate;
+            let low = holds(
+                operator,
+                #[inline(always)]
+                |lane| (a[lane].low(), b[lane].low()),
+            );
+            let high = if T::IS_PAIR {
+                holds(
+                    operator,
+                    #[inline(always)]
+                    |lane| (a[lane].high(), b[lane].high()),
+                )
+            } else {
+                !low
+            };
             let c = warp.predicate(c);
-            let combine = |bits: u32| match instruction.immediate {
+            let combine = |bits: u32| match operator >> 4 {
                 0 => bits & c,
                 1 => bits | c,
                 _ => bits ^ c,
             };
             warp.set_predicate(p, combine(low), mask);
-            warp.set_predicate(q, combine(if T::IS_PAIR { high } else { !low }), mask);
+            warp.set_predicate(q, combine(high), mask);
             Ok(())
         },
     );
     (run, T::WIDTH)
 }
 
+/// The lanes whose numbers compare as one of the outcomes.
+#[inline(always)]
+fn holds<N: PartialOrd>(operator: i64, numbers: impl Fn(usize) -> (N, N)) -> u32 {
+    let wanted = |outcome: i64| if operator & outcome != 0 { !0 } else { 0 };
+    let [less, equal, greater, unordered] = [1, 2, 4, 8].map(wanted);
+    let all_if = |condition: bool| if condition { !0u32 } else { 0 };
+    let words = each(
+        #[inline(always)]
+        |lane| {
+            let (a, b) = numbers(lane);
+            let [is_less, is_equal, is_greater] = [a < b, a == b, a > b].map(all_if);
+            is_less & less
+                | is_equal & equal
+                | is_greater & greater
+                | !(is_less | is_equal | is_greater) & unordered
+        },
+    );
+    collect(&words)
+}
+
 /// `d = p ? a : b`
 pub fn select(r#type: Type) -> Option<Lanewise> {
     Some(match r#type {
-        B16 | U16 | S16 => map3(|a: u16, b: u16, p: bool| if p { a } else { b }),
-        B32 | U32 | S32 | F32 => map3(|a: u32, b: u32, p: bool| if p { a } else { b }),
-        B64 | U64 | S64 | F64 => map3(|a: u64, b: u64, p: bool| if p { a } else { b }),
+        B16 | U16 | S16 => map3(|a: u16, b: u16, p: Chosen<u32>| a & p.0 as u16 | b & !p.0 as u16),
+        B32 | U32 | S32 | F32 => map3(|a: u32, b: u32, p: Chosen<u32>| a & p.0 | b & !p.0),
+        B64 | U64 | S64 | F64 => map3(|a: u64, b: u64, p: Chosen<u64>| a & p.0 | b & !p.0),
         _ => return None,
     })
 }

@@ -103,18 +103,18 @@ pub fn product(code: &mut Opcode<'_>) -> Option<Product> {
         let is_known = code.flag("tf32") && code.types == [F32, F32];
         return match depth {
             _ if !is_known => None,
-            4 => Some(multiply::<Tf32, f32, 1, 4>()),
-            8 => Some(multiply::<Tf32, f32, 2, 8>()),
+            4 => Some(multiply::<Tf32, f32, 1>()),
+            8 => Some(multiply::<Tf32, f32, 2>()),
             _ => None,
         };
     }
     Some(match (depth, code.types.as_slice()) {
-        (8, [F32, Type::Bf16, Type::Bf16, F32]) => multiply::<Bf16, f32, 1, 8>(),
-        (16, [F32, Type::Bf16, Type::Bf16, F32]) => multiply::<Bf16, f32, 2, 16>(),
-        (8, [F32, Type::F16, Type::F16, F32]) => multiply::<F16, f32, 1, 8>(),
-        (16, [F32, Type::F16, Type::F16, F32]) => multiply::<F16, f32, 2, 16>(),
-        (8, [Type::F16, Type::F16, Type::F16, Type::F16]) => multiply::<F16, F16, 1, 8>(),
-        (16, [Type::F16, Type::F16, Type::F16, Type::F16]) => multiply::<F16, F16, 2, 16>(),
+        (8, [F32, Type::Bf16, Type::Bf16, F32]) => multiply::<Bf16, f32, 1>(),
+        (16, [F32, Type::Bf16, Type::Bf16, F32]) => multiply::<Bf16, f32, 2>(),
+        (8, [F32, Type::F16, Type::F16, F32]) => multiply::<F16, f32, 1>(),
+        (16, [F32, Type::F16, Type::F16, F32]) => multiply::<F16, f32, 2>(),
+        (8, [Type::F16, Type::F16, Type::F16, Type::F16]) => multiply::<F16, F16, 1>(),
+        (16, [Type::F16, Type::F16, Type::F16, Type::F16]) => multiply::<F16, F16, 2>(),
         _ => return None,
     })
 }
@@ -153,116 +153,131 @@ impl Factor for Tf32 {
     }
 }
 
-/// The type of C and D: how 16 x 8 sums lie in registers.
+/// Sums of 8 rows. The even columns come before the odd ones: so the two registers that hold them lie one after
+/// the other, and nothing has to change places.
+type Rows = [[f32; 8]; 8];
+
+/// The type of C and D: how two halves of 8 rows lie in registers.
 trait Sums {
+    /// Of a half.
     const REGISTERS: usize;
-    fn load(warp: &Warp, block: &Block<'_>, operands: &[Operand]) -> [[f32; 8]; 16];
-    fn store(warp: &mut Warp, operands: &[Operand], sums: &[[f32; 8]; 16], mask: u32);
+    fn load(warp: &Warp, block: &Block<'_>, operands: &[Operand]) -> Rows;
+    fn store(warp: &mut Warp, operands: &[Operand], sums: &Rows, mask: u32);
 }
 
 impl Sums for f32 {
-    const REGISTERS: usize = 4;
+    const REGISTERS: usize = 2;
 
     #[inline(always)]
-    fn load(warp: &Warp, block: &Block<'_>, operands: &[Operand]) -> [[f32; 8]; 16] {
-        let mut sums = [[0.0; 8]; 16];
-        for (i, &operand) in operands.iter().enumerate() {
-            let values = <f32 as Lane>::load(warp, block, operand);
-            for lane in 0..32 {
-                sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = values[lane];
+    fn load(warp: &Warp, block: &Block<'_>, operands: &[Operand]) -> Rows {
+        let mut sums = [[0.0; 8]; 8];
+        for i in 0..2 {
+            let values = <f32 as Lane>::load(warp, block, operands[i]);
+            for row in 0..8 {
+                sums[row][4 * i..4 * i + 4].copy_from_slice(&values[4 * row..4 * row + 4]);
             }
         }
         sums
     }
 
     #[inline(always)]
-    fn store(warp: &mut Warp, operands: &[Operand], sums: &[[f32; 8]; 16], mask: u32) {
-        for (i, &operand) in operands.iter().enumerate() {
+    fn store(warp: &mut Warp, operands: &[Operand], sums: &Rows, mask: u32) {
+        for i in 0..2 {
             let values = each(
                 #[inline(always)]
-                |lane| f32::new(sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]),
+                |lane| f32::new(sums[lane / 4][4 * i + lane % 4]),
             );
-            <f32 as Lane>::store(warp, operand, values, mask);
+            <f32 as Lane>::store(warp, operands[i], values, mask);
         }
     }
 }
 
 impl Sums for F16 {
-    const REGISTERS: usize = 2;
+    const REGISTERS: usize = 1;
 
     #[inline(always)]
-    fn load(warp: &Warp, block: &Block<'_>, operands: &[Operand]) -> [[f32; 8]; 16] {
-        let mut sums = [[0.0; 8]; 16];
-        for (i, &operand) in operands.iter().enumerate() {
-            let values = <[F16; 2]>::load(warp, block, operand);
-            for lane in 0..32 {
-                for half in 0..2 {
-                    sums[lane / 4 + i * 8][lane % 4 * 2 + half] = values[lane][half].widen();
-                }
+    fn load(warp: &Warp, block: &Block<'_>, operands: &[Operand]) -> Rows {
+        let values = <[F16; 2]>::load(warp, block, operands[0]);
+        let mut sums = [[0.0; 8]; 8];
+        for lane in 0..32 {
+            for i in 0..2 {
+                sums[lane / 4][4 * i + lane % 4] = values[lane][i].widen();
             }
         }
         sums
     }
 
     #[inline(always)]
-    fn store(warp: &mut Warp, operands: &[Operand], sums: &[[f32; 8]; 16], mask: u32) {
-        for (i, &operand) in operands.iter().enumerate() {
-            let values = each(
-                #[inline(always)]
-                |lane| {
-                    let row = &sums[lane / 4 + i * 8];
-                    [F16::narrow(row[lane % 4 * 2]), F16::narrow(row[lane % 4 * 2 + 1])]
-                },
-            );
-            <[F16; 2]>::store(warp, operand, values, mask);
-        }
+    fn store(warp: &mut Warp, operands: &[Operand], sums: &Rows, mask: u32) {
+        let values = each(
+            #[inline(always)]
+            |lane| [0, 4].map(|i| F16::narrow(sums[lane / 4][i + lane % 4])),
+        );
+        <[F16; 2]>::store(warp, operands[0], values, mask);
     }
 }
 
-/// D = A B + C, with K / PARTS elements in a row of a matrix: every sum in the order of k, in fused
-/// multiply-adds of f32.
-fn multiply<T: Factor, S: Sums, const PARTS: usize, const K: usize>() -> Product {
+/// D = A B + C, with rows of PARTS matrices of 4 words: every sum in the order of k, in fused multiply-adds of
+/// f32.
+fn multiply<T: Factor, S: Sums, const PARTS: usize>() -> Product {
     let run = compile(
         #[inline(always)]
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
-            let (results, sources) = instruction.operands.split_at(S::REGISTERS);
+            let (results, sources) = instruction.operands.split_at(2 * S::REGISTERS);
             let (a_registers, sources) = sources.split_at(2 * PARTS);
-            let (b_registers, sources) = sources.split_at(PARTS);
-            let mut sums = S::load(warp, block, &sources[..S::REGISTERS]);
-            // Rows of A and, since the sums run over columns of B, columns of B's rows.
-            let mut a = [[0.0; K]; 16];
-            let mut b = [[0.0; 8]; K];
-            let per_row = K / PARTS;
+            let (b_registers, c_registers) = sources.split_at(PARTS);
+            // By part, word of a row and element of the word: the columns of B, the even ones first.
+            let mut b = [[[[0.0; 8]; 2]; 4]; PARTS];
             for part in 0..PARTS {
-                for half in 0..2 {
-                    let words = u32::load(warp, block, a_registers[2 * part + half]);
-                    for lane in 0..32 {
-                        for i in 0..T::PER_WORD {
-                            let k = part * per_row + lane % 4 * T::PER_WORD + i;
-                            a[lane / 4 + half * 8][k] = T::element(words[lane], i);
+                let words = u32::load(warp, block, b_registers[part]);
+                for i in 0..T::PER_WORD {
+                    let values = each(
+                        #[inline(always)]
+                        |lane| T::element(words[lane], i),
+                    );
+                    for word in 0..4 {
+                        for column in 0..8 {
+                            b[part][word][i][column] =
+                                values[column % 4 * 8 + column / 4 * 4 + word];
                         }
                     }
                 }
-                let words = u32::load(warp, block, b_registers[part]);
-                for lane in 0..32 {
+            }
+            let mut products = [[[0.0; 8]; 8]; 2];
+            for half in 0..2 {
+                let registers = &c_registers[half * S::REGISTERS..(half + 1) * S::REGISTERS];
+                let mut sums = S::load(warp, block, registers);
+                for part in 0..PARTS {
+                    let words = u32::load(warp, block, a_registers[2 * part + half]);
+                    let mut a = [[0.0; 32]; 2];
                     for i in 0..T::PER_WORD {
-                        let k = part * per_row + lane % 4 * T::PER_WORD + i;
-                        b[k][lane / 4] = T::element(words[lane], i);
+                        a[i] = each(
+                            #[inline(always)]
+                            |lane| T::element(words[lane], i),
+                        );
+                    }
+                    for word in 0..4 {
+                        for i in 0..T::PER_WORD {
+                            let columns = b[part][word][i];
+                            for row in 0..8 {
+                                let factor = a[i][4 * row + word];
+                                for column in 0..8 {
+                                    let sum = sums[row][column];
+                                    sums[row][column] = factor.mul_add(columns[column], sum);
+                                }
+                            }
+                        }
                     }
                 }
+                products[half] = sums;
             }
-            for row in 0..16 {
-                let mut sum = sums[row];
-                for k in 0..K {
-                    for column in 0..8 {
-                        sum[column] = a[row][k].mul_add(b[k][column], sum[column]);
-                    }
-                }
-                sums[row] = sum;
+            for half in 0..2 {
+                let registers = &results[half * S::REGISTERS..(half + 1) * S::REGISTERS];
+                S::store(warp, registers, &products[half], mask);
             }
-            S::store(warp, &results[..S::REGISTERS], &sums, mask);
             Ok(())
         },
     );
-    Product { run, registers: [S::REGISTERS, 2 * PARTS, PARTS, S::REGISTERS] }
+    let sums = 2 * S::REGISTERS;
+    Product { run, registers: [sums, 2 * PARTS, PARTS, sums] }
 }

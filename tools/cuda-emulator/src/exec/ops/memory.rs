@@ -46,119 +46,129 @@ pub fn vector(code: &mut Opcode<'_>) -> Result<(usize, Type), String> {
     }
 }
 
-/// `ld` of `count` elements into registers of a width: operand 0 is the address.
-pub fn load(element: Type, count: usize, width: Width) -> Option<Run> {
-    use Width::{B16, B32, B64};
-    Some(match (element, width) {
-        (B8 | U8, B16) => load_of::<u8, u16>(count)?,
-        (B8 | U8, B32) => load_of::<u8, u32>(count)?,
-        (B8 | U8, B64) => load_of::<u8, u64>(count)?,
-        (S8, B16) => load_of::<i8, u16>(count)?,
-        (S8, B32) => load_of::<i8, u32>(count)?,
-        (S8, B64) => load_of::<i8, u64>(count)?,
-        (Type::B16 | U16 | F16 | Bf16, B16) => load_of::<u16, u16>(count)?,
-        (Type::B16 | U16 | F16 | Bf16, B32) => load_of::<u16, u32>(count)?,
-        (Type::B16 | U16, B64) => load_of::<u16, u64>(count)?,
-        (S16, B16) => load_of::<i16, u16>(count)?,
-        (S16, B32) => load_of::<i16, u32>(count)?,
-        (S16, B64) => load_of::<i16, u64>(count)?,
-        (Type::B32 | U32 | S32 | F32 | F16x2 | Bf16x2, B32) => load_of::<u32, u32>(count)?,
-        (Type::B32 | U32, B64) => load_of::<u32, u64>(count)?,
-        (S32, B64) => load_of::<i32, u64>(count)?,
-        (Type::B64 | U64 | S64 | F64, B64) => load_of::<u64, u64>(count)?,
-        _ => return None,
-    })
+/// What a load makes of an element: bits of `Instruction::form`.
+const IS_SIGNED: u8 = 1;
+/// The register has 16 bits.
+const IS_SHORT: u8 = 2;
+
+/// An instance for the bytes of an element, their count and whether registers are wide.
+macro_rules! instance {
+    ($function:ident, $bytes:expr, $count:expr, $is_wide:expr) => {
+        Some(match ($bytes, $count, $is_wide) {
+            (1, 1, false) => $function::<1, 1, u32>(),
+            (1, 2, false) => $function::<1, 2, u32>(),
+            (1, 4, false) => $function::<1, 4, u32>(),
+            (2, 1, false) => $function::<2, 2, u32>(),
+            (2, 2, false) => $function::<2, 4, u32>(),
+            (2, 4, false) => $function::<2, 8, u32>(),
+            (4, 1, false) => $function::<4, 4, u32>(),
+            (4, 2, false) => $function::<4, 8, u32>(),
+            (4, 4, false) => $function::<4, 16, u32>(),
+            (1, 1, true) => $function::<1, 1, u64>(),
+            (1, 2, true) => $function::<1, 2, u64>(),
+            (1, 4, true) => $function::<1, 4, u64>(),
+            (2, 1, true) => $function::<2, 2, u64>(),
+            (2, 2, true) => $function::<2, 4, u64>(),
+            (2, 4, true) => $function::<2, 8, u64>(),
+            (4, 1, true) => $function::<4, 4, u64>(),
+            (4, 2, true) => $function::<4, 8, u64>(),
+            (4, 4, true) => $function::<4, 16, u64>(),
+            (8, 1, true) => $function::<8, 8, u64>(),
+            (8, 2, true) => $function::<8, 16, u64>(),
+            _ => return None,
+        })
+    };
+}
+
+/// `ld` of `count` elements into registers of a width: operand 0 is the address. Also gives the form.
+pub fn load(element: Type, count: usize, width: Width) -> Option<(Run, u8)> {
+    let signed = if matches!(element, S8 | S16 | S32) { IS_SIGNED } else { 0 };
+    let short = if width == Width::B16 { IS_SHORT } else { 0 };
+    let run = instance!(load_bytes, fitting(element, width)?, count, width == Width::B64)?;
+    Some((run, signed | short))
 }
 
 /// `st` of `count` elements from registers of a width: operand 0 is the address.
 pub fn store(element: Type, count: usize, width: Width) -> Option<Run> {
-    use Width::{B32, B64};
-    Some(match (element.bytes(), width) {
-        (1, Width::B16 | B32) => store_of::<u8, u32>(count)?,
-        (1, B64) => store_of::<u8, u64>(count)?,
-        (2, Width::B16 | B32) => store_of::<u16, u32>(count)?,
-        (2, B64) => store_of::<u16, u64>(count)?,
-        (4, B32) => store_of::<u32, u32>(count)?,
-        (4, B64) => store_of::<u32, u64>(count)?,
-        (8, B64) => store_of::<u64, u64>(count)?,
-        _ => return None,
-    })
+    instance!(store_bytes, fitting(element, width)?, count, width == Width::B64)
 }
 
-/// What lies in memory, little-endian.
-trait Element: Copy {
-    const BYTES: usize;
-    /// Sign- or zero-extended.
-    fn read(bytes: &[u8]) -> u64;
-    fn write(value: u64, bytes: &mut [u8]);
+/// The bytes of an element, unless they are more than a register has.
+fn fitting(element: Type, width: Width) -> Option<u32> {
+    let register = match width {
+        Width::Predicate => return None,
+        Width::B16 => 2,
+        Width::B32 => 4,
+        Width::B64 => 8,
+    };
+    Some(element.bytes()).filter(|&bytes| bytes <= register)
 }
-
-macro_rules! elements {
-    ($($type:ty)*) => {$(
-        impl Element for $type {
-            const BYTES: usize = size_of::<$type>();
-            #[inline(always)]
-            fn read(bytes: &[u8]) -> u64 {
-                let mut own = [0; size_of::<$type>()];
-                own.copy_from_slice(bytes);
-                <$type>::from_le_bytes(own) as i64 as u64
-            }
-            #[inline(always)]
-            fn write(value: u64, bytes: &mut [u8]) {
-                bytes.copy_from_slice(&(value as $type).to_le_bytes());
-            }
-        }
-    )*};
-}
-
-elements!(u8 i8 u16 i16 u32 i32 u64);
 
 /// A register of raw bits.
 trait Bits: Lane + Default {
-    fn truncate(value: u64) -> Self;
-    fn extend(self) -> u64;
+    /// Of an element that is shorter, zero-extended.
+    fn read(bytes: &[u8]) -> Self;
+    fn write(self, bytes: &mut [u8]);
+    fn extend_sign(self, bytes: usize) -> Self;
+    fn short(self) -> Self;
 }
 
 macro_rules! raw_bits {
-    ($($type:ty)*) => {$(
+    ($($type:ty, $signed:ty;)*) => {$(
         impl Bits for $type {
             #[inline(always)]
-            fn truncate(value: u64) -> Self {
-                value as $type
+            fn read(bytes: &[u8]) -> Self {
+                let mut own = [0; size_of::<$type>()];
+                own[..bytes.len()].copy_from_slice(bytes);
+                <$type>::from_le_bytes(own)
             }
             #[inline(always)]
-            fn extend(self) -> u64 {
-                self as u64
+            fn write(self, bytes: &mut [u8]) {
+                let length = bytes.len();
+                bytes.copy_from_slice(&self.to_le_bytes()[..length]);
+            }
+            #[inline(always)]
+            fn extend_sign(self, bytes: usize) -> Self {
+                let unused = <$type>::BITS - 8 * bytes as u32;
+                ((self << unused) as $signed >> unused) as $type
+            }
+            #[inline(always)]
+            fn short(self) -> Self {
+                self & 0xffff
             }
         }
     )*};
 }
 
-raw_bits!(u16 u32 u64);
-
-fn load_of<E: Element, D: Bits>(count: usize) -> Option<Run> {
-    Some(match E::BYTES * count {
-        1 => load_bytes::<E, D, 1>(),
-        2 => load_bytes::<E, D, 2>(),
-        4 => load_bytes::<E, D, 4>(),
-        8 => load_bytes::<E, D, 8>(),
-        16 => load_bytes::<E, D, 16>(),
-        _ => return None,
-    })
+raw_bits! {
+    u32, i32;
+    u64, i64;
 }
 
-fn load_bytes<E: Element, D: Bits, const N: usize>() -> Run {
+fn load_bytes<const E: usize, const N: usize, D: Bits>() -> Run {
     compile(
         #[inline(always)]
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
-            let Instruction { access, immediate, operands, .. } = *instruction;
+            let Instruction { access, immediate, operands, form, .. } = *instruction;
             let addresses = addresses(warp, block, operands[0], access.width, immediate);
             let read = read::<N>(warp, block, access.space, &addresses, mask)?;
-            for i in 0..N / E::BYTES {
-                let values = each(
+            for i in 0..N / E {
+                let mut values: [D; 32] = each(
                     #[inline(always)]
-                    |lane| D::truncate(E::read(&read[lane][i * E::BYTES..(i + 1) * E::BYTES])),
+                    |lane| D::read(&read[lane][i * E..(i + 1) * E]),
                 );
+                if form & IS_SIGNED != 0 {
+                    values = each(
+                        #[inline(always)]
+                        |lane| values[lane].extend_sign(E),
+                    );
+                }
+                if form & IS_SHORT != 0 {
+                    values = each(
+                        #[inline(always)]
+                        |lane| values[lane].short(),
+                    );
+                }
                 D::store(warp, operands[1 + i], values, mask);
             }
             Ok(())
@@ -166,29 +176,17 @@ fn load_bytes<E: Element, D: Bits, const N: usize>() -> Run {
     )
 }
 
-fn store_of<E: Element, S: Bits>(count: usize) -> Option<Run> {
-    Some(match E::BYTES * count {
-        1 => store_bytes::<E, S, 1>(),
-        2 => store_bytes::<E, S, 2>(),
-        4 => store_bytes::<E, S, 4>(),
-        8 => store_bytes::<E, S, 8>(),
-        16 => store_bytes::<E, S, 16>(),
-        _ => return None,
-    })
-}
-
-fn store_bytes<E: Element, S: Bits, const N: usize>() -> Run {
+fn store_bytes<const E: usize, const N: usize, S: Bits>() -> Run {
     compile(
         #[inline(always)]
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
             let Instruction { access, immediate, operands, .. } = *instruction;
             let addresses = addresses(warp, block, operands[0], access.width, immediate);
             let mut values = [[0; N]; 32];
-            for i in 0..N / E::BYTES {
+            for i in 0..N / E {
                 let elements = S::load(warp, block, operands[1 + i]);
                 for lane in 0..32 {
-                    let bytes = &mut values[lane][i * E::BYTES..(i + 1) * E::BYTES];
-                    E::write(elements[lane].extend(), bytes);
+                    elements[lane].write(&mut values[lane][i * E..(i + 1) * E]);
                 }
             }
             write::<N>(warp, block, access.space, &addresses, &values, mask)

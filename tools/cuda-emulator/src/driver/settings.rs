@@ -1,0 +1,66 @@
+//! What the environment says, read once.
+
+use std::env::{self, VarError};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+
+/// The environment's variables, all optional.
+pub struct Settings {
+    /// `CUDA_EMULATOR_CHECKS=on|off`: whether every access of a kernel is checked.
+    pub checked: bool,
+    /// `CUDA_EMULATOR_THREADS`: threads that run blocks.
+    pub threads: usize,
+    /// `CUDA_EMULATOR_MEMORY`, in MiB: bytes of device memory.
+    pub memory: usize,
+    /// `CUDA_EMULATOR_LOG=1`: one line per call.
+    pub log: bool,
+    /// `CUDA_EMULATOR_QUIET=1`: no greeting.
+    pub quiet: bool,
+    /// `CUDA_EMULATOR_DRIVER_VERSION`: 13000 is 13.0.
+    pub driver_version: i32,
+}
+
+/// The settings, or a sentence about a variable that cannot be read.
+pub fn settings() -> &'static Result<Settings, String> {
+    static SETTINGS: OnceLock<Result<Settings, String>> = OnceLock::new();
+    SETTINGS.get_or_init(read)
+}
+
+fn read() -> Result<Settings, String> {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let megabytes: usize = number("MEMORY", 8192)?;
+    let memory = megabytes.checked_mul(1 << 20).filter(|&bytes| bytes > 0);
+    Ok(Settings {
+        checked: choice("CHECKS", [("on", true), ("off", false)], true)?,
+        threads: number("THREADS", cores)?.max(1),
+        memory: memory.ok_or_else(|| wrong("MEMORY", &megabytes.to_string(), "MiB, 1 or more"))?,
+        log: choice("LOG", [("1", true), ("0", false)], false)?,
+        quiet: choice("QUIET", [("1", true), ("0", false)], false)?,
+        driver_version: number("DRIVER_VERSION", 13000)?,
+    })
+}
+
+fn choice(name: &str, choices: [(&str, bool); 2], default: bool) -> Result<bool, String> {
+    let Some(value) = variable(name)? else { return Ok(default) };
+    let chosen = choices.iter().find(|(text, _)| *text == value);
+    let expected = choices.map(|(text, _)| text).join(" or ");
+    chosen.map(|&(_, meaning)| meaning).ok_or_else(|| wrong(name, &value, &expected))
+}
+
+fn number<T: FromStr>(name: &str, default: T) -> Result<T, String> {
+    let Some(value) = variable(name)? else { return Ok(default) };
+    value.parse().map_err(|_| wrong(name, &value, "a number"))
+}
+
+fn variable(name: &str) -> Result<Option<String>, String> {
+    match env::var(format!("CUDA_EMULATOR_{name}")) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(value)) => Err(wrong(name, &value.to_string_lossy(), "text")),
+    }
+}
+
+fn wrong(name: &str, value: &str, expected: &str) -> String {
+    format!("CUDA_EMULATOR_{name} is '{value}', expected {expected}; unset it or correct it")
+}
