@@ -9,8 +9,8 @@ mod nvcc;
 use std::path::Path;
 use std::process::ExitCode;
 
-use device::{Device, Params, compile};
-use emucuda::exec::{Launch, Options, launch};
+use device::{CHECKED, Device, Params, Shape, compile};
+use emucuda::exec::Options;
 
 const HEADS: usize = 4;
 /// No multiple of a tile.
@@ -35,16 +35,10 @@ fn main() -> ExitCode {
     let [q, k, v] = inputs.each_ref().map(|values| device.upload(values));
     let o = device.allocate(HEADS * TOKENS * DIM * 2);
     let params = Params::new().with(q).with(k).with(v).with(o).with(TOKENS as i32);
-    let Some(kernel) = device.module.kernel("attention") else {
-        println!("throughput: benches/attention.cu has no kernel attention");
-        return ExitCode::FAILURE;
-    };
-    let sizes = Launch {
-        kernel,
+    let shape = Shape {
         grid: [TOKENS.div_ceil(TILE) as u32, HEADS as u32, 1],
-        block: [THREADS, 1, 1],
+        block: THREADS,
         dynamic_shared: 0,
-        params: params.bytes(),
     };
     println!(
         "attention forward, {HEADS} heads x {TOKENS} tokens x {DIM}, bf16, CPU time of one thread, best of {RUNS}"
@@ -52,12 +46,12 @@ fn main() -> ExitCode {
     println!("| mode | time | M lane-instr/s | M warp-instr/s | floor |\n|---|---|---|---|---|");
     let mut is_fast = true;
     for (mode, checked, floor) in FLOORS {
-        let options = Options { checked, threads: 1 };
+        let options = Options { checked, ..CHECKED };
         let mut best = f64::INFINITY;
         let mut counters = None;
         for _ in 0..RUNS {
             let start = cpu_seconds();
-            match launch(&device.memory, &sizes, &options) {
+            match device.launch("attention", shape, &params, &options) {
                 Ok(counted) => counters = Some(counted),
                 Err(fault) => {
                     println!("throughput: {fault}");

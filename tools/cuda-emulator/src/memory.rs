@@ -63,9 +63,15 @@ impl Region {
         self.data.as_ptr()
     }
 
-    /// The `N` bytes at `offset`, all of which must hold values when `checked`.
+    /// Puts the `N` bytes at `offset`, all of which must hold values when `checked`, into `to`. (Not as a
+    /// result: inside of a `Result` they would lie at odd places.)
     #[inline(always)]
-    pub fn load<const N: usize>(&self, offset: u64, checked: bool) -> Result<[u8; N], Kind> {
+    pub fn load<const N: usize>(
+        &self,
+        offset: u64,
+        checked: bool,
+        to: &mut [u8; N],
+    ) -> Result<(), Kind> {
         if offset.saturating_add(N as u64) > self.bytes as u64 {
             return Err(Kind::OutOfBounds);
         }
@@ -73,12 +79,13 @@ impl Region {
         unsafe {
             if checked {
                 let shadow = self.shadow.add(offset as usize).cast::<[u8; N]>().read();
-                if shadow.map(|flags| flags & !READ_ONLY) != [ADDRESSABLE | INITIALISED; N] {
+                if differs(&shadow, !READ_ONLY, ADDRESSABLE | INITIALISED) {
                     return Err(why_not_readable(&shadow));
                 }
             }
-            Ok(self.data.add(offset as usize).cast::<[u8; N]>().read())
+            *to = self.data.add(offset as usize).cast::<[u8; N]>().read();
         }
+        Ok(())
     }
 
     /// Writes `N` bytes at `offset`, all of which must be writable when `checked`.
@@ -97,7 +104,7 @@ impl Region {
             if checked {
                 let shadow = self.shadow.add(offset as usize).cast::<[u8; N]>();
                 let flags = shadow.read();
-                if flags.map(|flags| flags & !INITIALISED) != [ADDRESSABLE; N] {
+                if differs(&flags, !INITIALISED, ADDRESSABLE) {
                     return Err(why_not_writable(&flags));
                 }
                 shadow.write([ADDRESSABLE | INITIALISED; N]);
@@ -231,6 +238,16 @@ fn map(bytes: usize) -> io::Result<NonNull<u8>> {
         return Err(io::Error::last_os_error());
     }
     NonNull::new(at.cast()).ok_or_else(io::Error::last_os_error)
+}
+
+/// Whether the flags of `mask` are other than `wanted` in any byte: without a branch for each.
+#[inline(always)]
+fn differs<const N: usize>(shadow: &[u8; N], mask: u8, wanted: u8) -> bool {
+    let mut difference = 0;
+    for flags in shadow {
+        difference |= flags & mask ^ wanted;
+    }
+    difference != 0
 }
 
 #[cold]
@@ -388,13 +405,17 @@ mod tests {
         let memory = memory();
         let offset = memory.allocate(100, "allocation").unwrap() - BASE;
         let region = memory.region();
-        assert_eq!(region.load::<4>(offset, true), Err(Kind::Uninitialised));
+        let load = |offset: u64| {
+            let mut bytes = [0; 4];
+            region.load(offset, true, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+        };
+        assert_eq!(load(offset), Err(Kind::Uninitialised));
         region.store(offset + 96, 7u32.to_le_bytes(), true).unwrap();
-        assert_eq!(region.load::<4>(offset + 96, true), Ok(7u32.to_le_bytes()));
-        assert_eq!(region.load::<4>(offset + 97, true), Err(Kind::OutOfBounds));
+        assert_eq!(load(offset + 96), Ok(7));
+        assert_eq!(load(offset + 97), Err(Kind::OutOfBounds));
         assert_eq!(region.store(offset + 100, [0u8], true), Err(Kind::OutOfBounds));
         assert_eq!(region.store(1 << 20, [0u8], false), Err(Kind::OutOfBounds));
-        assert_eq!(region.load::<16>(u64::MAX - 3, false), Err(Kind::OutOfBounds));
+        assert_eq!(region.load(u64::MAX - 3, false, &mut [0; 16]), Err(Kind::OutOfBounds));
     }
 
     #[test]
@@ -405,9 +426,9 @@ mod tests {
         region.mark(offset, 64, INITIALISED, 0);
         region.mark(offset, 16, PENDING, 0);
         region.mark(offset + 32, 16, READ_ONLY, 0);
-        assert_eq!(region.load::<8>(offset + 12, true), Err(Kind::PendingCopy));
+        assert_eq!(region.load(offset + 12, true, &mut [0; 8]), Err(Kind::PendingCopy));
         assert_eq!(region.store(offset, [0u8; 4], true), Err(Kind::PendingCopy));
-        assert!(region.load::<16>(offset + 32, true).is_ok());
+        assert!(region.load(offset + 32, true, &mut [0; 16]).is_ok());
         assert_eq!(region.store(offset + 32, [0u8; 4], true), Err(Kind::ReadOnly));
         assert_eq!(region.readable(offset + 16, 100), Err((offset + 64, Kind::OutOfBounds)));
         assert_eq!(region.writable(offset + 16, 32), Err((offset + 32, Kind::ReadOnly)));

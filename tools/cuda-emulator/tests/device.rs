@@ -19,7 +19,7 @@ pub struct Device {
 /// A launch's sizes.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    pub grid: u32,
+    pub grid: [u32; 3],
     pub block: u32,
     pub dynamic_shared: u32,
 }
@@ -68,9 +68,8 @@ impl Device {
     ) -> Result<Counters, Fault> {
         let kernel = self.module.kernel(kernel).unwrap_or_else(|| panic!("no kernel {kernel}"));
         assert_eq!(params.bytes.len(), kernel.param_bytes, "parameters of {}", kernel.name);
-        let grid = [shape.grid, 1, 1];
         let block = [shape.block, 1, 1];
-        let dynamic_shared = shape.dynamic_shared;
+        let Shape { grid, dynamic_shared, .. } = shape;
         launch(
             &self.memory,
             &Launch { kernel, grid, block, dynamic_shared, params: &params.bytes },
@@ -98,10 +97,6 @@ impl Params {
             unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
         self.bytes.extend_from_slice(bytes);
         self
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 }
 

@@ -31,7 +31,7 @@ fn rms_norm_forward() {
         let (x, residual) = (numbers(rows * cols, 1), numbers(rows * cols, 2));
         let weight = numbers(cols, 3);
         let eps = 1e-6f32;
-        let shape = Shape { grid: rows as u32, block: 256, dynamic_shared: 0 };
+        let shape = Shape { grid: [rows as u32, 1, 1], block: 256, dynamic_shared: 0 };
         let params = |pointers: [u64; 6]| {
             let params = pointers.into_iter().fold(Params::new(), |params, p| params.with(p));
             let params = (0..4).fold(params, |params, _| params.with(cols as i64));

@@ -7,6 +7,7 @@ mod fatbin;
 mod kernels;
 mod micro;
 mod nvcc;
+mod planted;
 mod ptx;
 mod random;
 mod recordings;

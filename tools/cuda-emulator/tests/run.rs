@@ -17,8 +17,11 @@ pub fn run(case: &Case, options: &Options) -> Result<Vec<u8>, String> {
     let Case { grid, block, dynamic_shared, .. } = *case;
     launch(&memory, &Launch { kernel, grid, block, dynamic_shared, params: &params }, options)
         .map_err(|fault| fault.to_string())?;
-    let read = |i: usize| memory.region().load::<1>(output - BASE + i as u64, true);
-    let bytes: Result<Vec<u8>, _> = (0..case.output).map(|i| read(i).map(|[byte]| byte)).collect();
+    let read = |i: usize| {
+        let mut byte = [0];
+        memory.region().load(output - BASE + i as u64, true, &mut byte).map(|()| byte[0])
+    };
+    let bytes: Result<Vec<u8>, _> = (0..case.output).map(read).collect();
     bytes.map_err(|kind| format!("the output: {kind}"))
 }
 

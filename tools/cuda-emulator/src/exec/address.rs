@@ -1,6 +1,6 @@
 //! Where the addresses of a warp's lanes point: windows, regions, alignment.
 
-use super::lanes::{ALL, Lane, Width, each};
+use super::lanes::{Lane, Width, each};
 use super::problem::Problem;
 use super::program::Operand;
 use super::warp::{Block, Warp};
@@ -132,14 +132,4 @@ fn local<'b>(
         if address < own { thread * own + address } else { !15 }
     });
     Target { space: Space::Local, region: block.local, offsets, window, mask }
-}
-
-/// Whether all lanes are there and follow each other without gaps.
-#[inline(always)]
-pub fn is_contiguous(offsets: &[u64; 32], bytes: usize, mask: u32) -> bool {
-    let mut strays = 0;
-    for lane in 0..32 {
-        strays |= offsets[lane] ^ offsets[0].wrapping_add((lane * bytes) as u64);
-    }
-    strays == 0 && mask == ALL
 }

@@ -1,6 +1,7 @@
 //! The `.approx` functions: polynomials of our own, so that every machine gives the same bits, within the
 //! errors that the PTX manual grants.
 
+use std::f32::consts::{LN_2, LOG2_E};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
 /// `2^x`, relative error below 2^-22.
@@ -10,15 +11,8 @@ pub fn ex2(x: f32) -> f32 {
     let clamped = x.clamp(-160.0, 130.0);
     let whole = clamped.round_ties_even();
     let part = clamped - whole;
-    const P: [f32; 7] = [
-        1.0,
-        0.693_147_2,
-        0.240_226_46,
-        0.055_503_286,
-        0.009_618_489,
-        0.001_339_993,
-        0.000_153_458_08,
-    ];
+    const P: [f32; 7] =
+        [1.0, LN_2, 0.240_226_46, 0.055_503_286, 0.009_618_489, 0.001_339_993, 0.000_153_458_08];
     let power = polynomial(&P, part);
     // In two steps, since 2^whole itself may be out of range, or subnormal.
     let whole = whole as i32;
@@ -38,7 +32,7 @@ pub fn lg2(x: f32) -> f32 {
     let mantissa = f32::from_bits((bits & 0x7f_ffff) + 0x3f35_04f3);
     let exponent = if is_subnormal { exponent - 23 } else { exponent };
     const P: [f32; 10] = [
-        1.442_695,
+        LOG2_E,
         -0.721_347_33,
         0.480_897_9,
         -0.360_696_43,

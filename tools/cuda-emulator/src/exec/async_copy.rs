@@ -88,7 +88,7 @@ fn readable<const N: usize>(
     bytes: usize,
     is_checked: bool,
 ) -> Result<(), Kind> {
-    if offset % N as u64 != 0 {
+    if !offset.is_multiple_of(N as u64) {
         return Err(Kind::Misaligned);
     }
     if bytes > 0 && offset.saturating_add(N as u64) > region.bytes() as u64 {
@@ -102,7 +102,7 @@ fn readable<const N: usize>(
 
 /// And pending from now on.
 fn writable<const N: usize>(region: &Region, offset: u64, is_checked: bool) -> Result<(), Kind> {
-    if offset % N as u64 != 0 {
+    if !offset.is_multiple_of(N as u64) {
         return Err(Kind::Misaligned);
     }
     if offset.saturating_add(N as u64) > region.bytes() as u64 {

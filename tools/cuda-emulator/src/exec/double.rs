@@ -44,7 +44,7 @@ pub fn divide(a: f64, b: f64, mode: Mode) -> f64 {
     let denominator = b.significand >> 64;
     Exact {
         is_negative: a.is_negative != b.is_negative,
-        significand: numerator / denominator << 1 | (numerator % denominator != 0) as u128,
+        significand: (numerator / denominator) << 1 | (numerator % denominator != 0) as u128,
         exponent: a.exponent - b.exponent - 64 - 1,
     }
     .round(mode)

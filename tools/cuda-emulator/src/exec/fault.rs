@@ -1,7 +1,7 @@
 //! From what an instruction found wrong to a report that names kernel, line, block and thread.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use super::module::Kernel;
 use super::problem::Problem;
@@ -43,11 +43,13 @@ pub fn report(kernel: &Kernel, location: Location, problem: Problem) -> Fault {
     }
 }
 
-/// `rms_norm.cu:57` of an instruction, or its line of the PTX text.
+/// `rms_norm.cu:57` of an instruction, with the lines it was inlined at, or its line of the PTX text.
 pub fn line(program: &Program, at: u32) -> String {
-    let origin = program.origins[at as usize];
-    place_name(&program.places, &program.files, origin.place)
-        .unwrap_or_else(|| format!("PTX line {}", origin.line))
+    let lines = source(program, at);
+    match lines.is_empty() {
+        true => format!("PTX line {}", program.origins[at as usize].line),
+        false => lines.join(", inlined at "),
+    }
 }
 
 /// The lines of the source, innermost first.
@@ -69,8 +71,23 @@ pub fn place_name(
     place: Option<u32>,
 ) -> Option<String> {
     let place = places.get(place? as usize)?;
-    let file = files.get(&place.file)?;
+    let file = normal(Path::new(files.get(&place.file)?));
     let current = std::env::current_dir().unwrap_or_default();
-    let path = Path::new(file).strip_prefix(current).unwrap_or(Path::new(file));
+    let path = file.strip_prefix(current).unwrap_or(&file);
     Some(format!("{}:{}", path.display(), place.line))
+}
+
+/// Without `.` and, where the folder is known, without `..`.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match (component, normal.components().next_back()) {
+            (Component::CurDir, _) => {}
+            (Component::ParentDir, Some(Component::Normal(_))) => {
+                normal.pop();
+            }
+            _ => normal.push(component),
+        }
+    }
+    normal
 }

@@ -73,8 +73,9 @@ unsafe fn wide<F: Body>(
 #[inline(always)]
 fn body<F: Body>() -> F {
     const { assert!(size_of::<F>() == 0, "an operation captures nothing") };
-    // SAFETY: a value without bytes; `compile` was given one, so that there are values of F, and F is Copy.
-    unsafe { std::mem::MaybeUninit::uninit().assume_init() }
+    // SAFETY: a value without bytes may be read from any aligned place; `compile` was given one, so that there
+    // are values of F, and F is Copy.
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
 /// What an operand is wide, in registers.

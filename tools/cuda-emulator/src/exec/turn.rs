@@ -301,20 +301,32 @@ fn assertion(
     mask: u32,
 ) -> String {
     let first = mask & mask.wrapping_neg();
-    let lane = mask.trailing_zeros() as usize & 31;
     let parameter = |i: usize| scheduled.warp.double(block, instruction.operands[i]);
     let text = |i: usize| {
-        let pointer = read::<8>(&scheduled.warp, block, Space::Local, parameter(i), first);
-        let address = pointer.map_or(0, |values| u64::from_le_bytes(values[lane]));
+        let pointer = read_lane(scheduled, block, Space::Local, parameter(i), first);
+        let address = pointer.map_or(0, u64::from_le_bytes);
         let bytes = (0..1024).map_while(|offset| {
             let at = [address.wrapping_add(offset); 32];
-            let read = read::<1>(&scheduled.warp, block, Space::Generic, &at, first).ok()?;
-            Some(read[lane][0]).filter(|&byte| byte != 0)
+            let [byte] = read_lane(scheduled, block, Space::Generic, &at, first)?;
+            Some(byte).filter(|&byte| byte != 0)
         });
         String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
     };
     let (message, file, function) = (text(0), text(1), text(3));
-    let line = read::<4>(&scheduled.warp, block, Space::Local, parameter(2), first);
-    let line = line.map_or(0, |values| u32::from_le_bytes(values[lane]));
+    let line = read_lane(scheduled, block, Space::Local, parameter(2), first);
+    let line = line.map_or(0, u32::from_le_bytes);
     format!("Assertion `{message}` failed at {file}:{line} in {function}.")
+}
+
+/// What the only lane of `mask` points to.
+fn read_lane<const N: usize>(
+    scheduled: &Scheduled,
+    block: &Block<'_>,
+    space: Space,
+    addresses: &[u64; 32],
+    mask: u32,
+) -> Option<[u8; N]> {
+    let mut values = [[0; N]; 32];
+    read(&scheduled.warp, block, space, addresses, mask, &mut values).ok()?;
+    Some(values[mask.trailing_zeros() as usize & 31])
 }

@@ -233,7 +233,7 @@ fn cell<C: Cell>(
     is_checked: bool,
 ) -> Result<*mut u8, Kind> {
     let offset = target.offsets[lane];
-    if offset % C::BYTES as u64 != 0 {
+    if !offset.is_multiple_of(C::BYTES as u64) {
         return Err(Kind::Misaligned);
     }
     if offset.saturating_add(C::BYTES as u64) > target.region.bytes() as u64 {

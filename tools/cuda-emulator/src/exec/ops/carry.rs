@@ -1,6 +1,7 @@
 //! Arithmetic on numbers of many words: `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`.
 
 use super::Opcode;
+use super::integer::{high_s32, high_s64, high_u32, high_u64};
 use crate::exec::lanes::{Lane, Run, Width, compile};
 use crate::exec::program::Instruction;
 use crate::exec::warp::{Block, Warp};
@@ -22,17 +23,13 @@ pub fn decode(code: &mut Opcode<'_>) -> Option<(Run, Width, usize)> {
         ("mad" | "madc", Some('l'), [U64 | S64]) => {
             with_carry(|a: u64, b, c| (a.wrapping_mul(b), c))
         }
-        ("mad" | "madc", _, [U32]) => {
-            with_carry(|a: u32, b, c| ((a as u64 * b as u64 >> 32) as u32, c))
-        }
+        ("mad" | "madc", _, [U32]) => with_carry(|a: u32, b, c| (high_u32(a, b), c)),
         ("mad" | "madc", _, [S32]) => {
-            with_carry(|a: u32, b, c| ((a as i32 as i64 * b as i32 as i64 >> 32) as u32, c))
+            with_carry(|a: u32, b, c| (high_s32(a as i32, b as i32) as u32, c))
         }
-        ("mad" | "madc", _, [U64]) => {
-            with_carry(|a: u64, b, c| ((a as u128 * b as u128 >> 64) as u64, c))
-        }
+        ("mad" | "madc", _, [U64]) => with_carry(|a: u64, b, c| (high_u64(a, b), c)),
         ("mad" | "madc", _, [S64]) => {
-            with_carry(|a: u64, b, c| ((a as i64 as i128 * b as i64 as i128 >> 64) as u64, c))
+            with_carry(|a: u64, b, c| (high_s64(a as i64, b as i64) as u64, c))
         }
         _ => return None,
     };

@@ -311,12 +311,11 @@ fn to_float(details: &Details, exact: f64) -> u64 {
                 F16 => (rounding::F16, half::F16::ONE),
                 _ => (rounding::BF16, half::Bf16::ONE),
             };
-            let bits = narrow(format);
-            let is_saturated = details.saturates && !(exact < 1.0);
-            match details.saturates && !(exact > 0.0) {
+            match details.saturates {
+                true if exact >= 1.0 => one as u64,
+                true if exact > 0.0 => narrow(format) as u64,
                 true => 0,
-                false if is_saturated => one as u64,
-                false => bits as u64,
+                false => narrow(format) as u64,
             }
         }
         F32 => {

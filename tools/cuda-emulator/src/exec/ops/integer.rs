@@ -148,8 +148,8 @@ fn product(code: &mut Opcode<'_>, r#type: Type) -> Option<Lanewise> {
         ("mul", 'l', U16 | S16) => map2(u16::wrapping_mul),
         ("mul", 'l', U32 | S32) => map2(u32::wrapping_mul),
         ("mul", 'l', U64 | S64) => map2(u64::wrapping_mul),
-        ("mul", 'h', U16) => map2(|a: u16, b: u16| (a as u32 * b as u32 >> 16) as u16),
-        ("mul", 'h', S16) => map2(|a: i16, b: i16| (a as i32 * b as i32 >> 16) as i16),
+        ("mul", 'h', U16) => map2(high_u16),
+        ("mul", 'h', S16) => map2(high_s16),
         ("mul", 'h', U32) => map2(high_u32),
         ("mul", 'h', S32) => map2(high_s32),
         ("mul", 'h', U64) => map2(high_u64),
@@ -168,12 +168,8 @@ fn product(code: &mut Opcode<'_>, r#type: Type) -> Option<Lanewise> {
         ("mad", 'h', S32) => map3(|a: i32, b: i32, c: i32| high_s32(a, b).wrapping_add(c)),
         ("mad", 'h', U64) => map3(|a: u64, b: u64, c: u64| high_u64(a, b).wrapping_add(c)),
         ("mad", 'h', S64) => map3(|a: i64, b: i64, c: i64| high_s64(a, b).wrapping_add(c)),
-        ("mad", 'h', U16) => {
-            map3(|a: u16, b: u16, c: u16| c.wrapping_add((a as u32 * b as u32 >> 16) as u16))
-        }
-        ("mad", 'h', S16) => {
-            map3(|a: i16, b: i16, c: i16| c.wrapping_add((a as i32 * b as i32 >> 16) as i16))
-        }
+        ("mad", 'h', U16) => map3(|a: u16, b: u16, c: u16| high_u16(a, b).wrapping_add(c)),
+        ("mad", 'h', S16) => map3(|a: i16, b: i16, c: i16| high_s16(a, b).wrapping_add(c)),
         ("mad", 'w', U16) => map3(|a: u16, b: u16, c: u32| c.wrapping_add(a as u32 * b as u32)),
         ("mad", 'w', S16) => map3(|a: i16, b: i16, c: i32| c.wrapping_add(a as i32 * b as i32)),
         ("mad", 'w', U32) => map3(|a: u32, b: u32, c: u64| c.wrapping_add(a as u64 * b as u64)),
@@ -182,21 +178,23 @@ fn product(code: &mut Opcode<'_>, r#type: Type) -> Option<Lanewise> {
     })
 }
 
-#[inline(always)]
-fn high_u32(a: u32, b: u32) -> u32 {
-    (a as u64 * b as u64 >> 32) as u32
+/// The high half of a product.
+macro_rules! high_halves {
+    ($($name:ident, $type:ty, $wide:ty;)*) => {$(
+        #[inline(always)]
+        pub fn $name(a: $type, b: $type) -> $type {
+            ((a as $wide * b as $wide) >> <$type>::BITS) as $type
+        }
+    )*};
 }
-#[inline(always)]
-fn high_s32(a: i32, b: i32) -> i32 {
-    (a as i64 * b as i64 >> 32) as i32
-}
-#[inline(always)]
-fn high_u64(a: u64, b: u64) -> u64 {
-    (a as u128 * b as u128 >> 64) as u64
-}
-#[inline(always)]
-fn high_s64(a: i64, b: i64) -> i64 {
-    (a as i128 * b as i128 >> 64) as i64
+
+high_halves! {
+    high_u16, u16, u32;
+    high_s16, i16, i32;
+    high_u32, u32, u64;
+    high_s32, i32, i64;
+    high_u64, u64, u128;
+    high_s64, i64, i128;
 }
 
 /// Bits 0 to 31 or 16 to 47 of the product of two numbers of 24 bits.

@@ -36,7 +36,8 @@ fn load_of<const COUNT: usize, const IS_TRANSPOSED: bool>() -> Run {
             let Instruction { access, immediate, operands, .. } = *instruction;
             let addresses = addresses(warp, block, operands[0], access.width, immediate);
             let pointing = !0u32 >> (32 - 8 * COUNT as u32);
-            let rows = read::<16>(warp, block, access.space, &addresses, mask & pointing)?;
+            let mut rows = [[0; 16]; 32];
+            read(warp, block, access.space, &addresses, mask & pointing, &mut rows)?;
             for matrix in 0..COUNT {
                 let words = each(
                     #[inline(always)]
@@ -59,7 +60,7 @@ fn load_of<const COUNT: usize, const IS_TRANSPOSED: bool>() -> Run {
 fn transpose(words: [u32; 32]) -> [u32; 32] {
     let element = |row: usize, column: usize| {
         let word = words[4 * row + column / 2];
-        if column % 2 == 0 { word & 0xffff } else { word >> 16 }
+        word >> (column % 2 * 16) & 0xffff
     };
     each(
         #[inline(always)]

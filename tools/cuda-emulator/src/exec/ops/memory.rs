@@ -1,8 +1,8 @@
 //! `ld` and `st`.
 
 use super::Opcode;
-use crate::exec::address::{addresses, target};
-use crate::exec::lanes::{Lane, Run, Width, compile, each};
+use crate::exec::address::{Target, addresses, target};
+use crate::exec::lanes::{ALL, Lane, Run, Width, compile, each};
 use crate::exec::problem::Problem;
 use crate::exec::program::Instruction;
 use crate::exec::warp::{Block, Warp};
@@ -151,11 +151,12 @@ fn load_bytes<const E: usize, const N: usize, D: Bits>() -> Run {
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
             let Instruction { access, immediate, operands, form, .. } = *instruction;
             let addresses = addresses(warp, block, operands[0], access.width, immediate);
-            let read = read::<N>(warp, block, access.space, &addresses, mask)?;
+            let mut bytes = [[0; N]; 32];
+            read(warp, block, access.space, &addresses, mask, &mut bytes)?;
             for i in 0..N / E {
                 let mut values: [D; 32] = each(
                     #[inline(always)]
-                    |lane| D::read(&read[lane][i * E..(i + 1) * E]),
+                    |lane| D::read(&bytes[lane][i * E..(i + 1) * E]),
                 );
                 if form & IS_SIGNED != 0 {
                     values = each(
@@ -194,40 +195,83 @@ fn store_bytes<const E: usize, const N: usize, S: Bits>() -> Run {
     )
 }
 
-/// The bytes that each lane of `mask` points to; zero in the others.
-#[inline(always)]
+/// Puts the bytes that each lane of `mask` points to into `values`.
+#[inline(never)]
 pub fn read<const N: usize>(
     warp: &Warp,
     block: &Block<'_>,
     space: Space,
     addresses: &[u64; 32],
     mask: u32,
-) -> Result<[[u8; N]; 32], Box<Problem>> {
-    let mut values = [[0; N]; 32];
+    values: &mut [[u8; N]; 32],
+) -> Result<(), Box<Problem>> {
     let mut rest = mask;
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
+        if read_together(&target, block.is_checked, values) {
+            continue;
+        }
         for lane in 0..32 {
             if target.mask >> lane & 1 == 0 {
                 continue;
             }
             let offset = target.offsets[lane];
             let loaded = match offset % N as u64 {
-                0 => target.region.load::<N>(offset, block.is_checked),
+                0 => target.region.load(offset, block.is_checked, &mut values[lane]),
                 _ => Err(Kind::Misaligned),
             };
-            values[lane] = match loaded {
-                Ok(value) => value,
-                Err(kind) => return Err(target.problem(kind, lane, addresses[lane], N, block)),
-            };
+            if let Err(kind) = loaded {
+                return Err(target.problem(kind, lane, addresses[lane], N, block));
+            }
         }
     }
-    Ok(values)
+    Ok(())
+}
+
+/// Reads for all lanes at once, where they point to the same bytes or to neighbouring ones and nothing is wrong.
+fn read_together<const N: usize>(
+    target: &Target<'_>,
+    is_checked: bool,
+    values: &mut [[u8; N]; 32],
+) -> bool {
+    let start = target.offsets[0];
+    if target.mask != ALL || !start.is_multiple_of(N as u64) {
+        return false;
+    }
+    match is_spaced(&target.offsets) {
+        Some(0) => {
+            let mut value = [0; N];
+            let loaded = target.region.load(start, is_checked, &mut value);
+            values.fill(value);
+            loaded.is_ok()
+        }
+        Some(step) if step == N as u64 => {
+            let chunks = values.as_flattened_mut().as_chunks_mut::<CHUNK>().0;
+            chunks.iter_mut().enumerate().all(|(i, chunk)| {
+                let offset = start.wrapping_add((i * CHUNK) as u64);
+                target.region.load(offset, is_checked, chunk).is_ok()
+            })
+        }
+        _ => false,
+    }
+}
+
+/// Bytes that are moved at once: they divide what 32 lanes move.
+const CHUNK: usize = 32;
+
+/// The distance from each lane's offset to the next one's, where it is the same everywhere.
+fn is_spaced(offsets: &[u64; 32]) -> Option<u64> {
+    let step = offsets[1].wrapping_sub(offsets[0]);
+    let mut strays = 0;
+    for lane in 1..32 {
+        strays |= offsets[lane].wrapping_sub(offsets[lane - 1]) ^ step;
+    }
+    (strays == 0).then_some(step)
 }
 
 /// Writes what each lane of `mask` has to where it points, lane by lane.
-#[inline(always)]
+#[inline(never)]
 fn write<const N: usize>(
     warp: &Warp,
     block: &Block<'_>,
@@ -240,6 +284,9 @@ fn write<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
+        if write_together(&target, block.is_checked, values) {
+            continue;
+        }
         for lane in 0..32 {
             if target.mask >> lane & 1 == 0 {
                 continue;
@@ -255,4 +302,22 @@ fn write<const N: usize>(
         }
     }
     Ok(())
+}
+
+/// Writes for all lanes at once, where they point to neighbouring bytes and nothing is wrong.
+fn write_together<const N: usize>(
+    target: &Target<'_>,
+    is_checked: bool,
+    values: &[[u8; N]; 32],
+) -> bool {
+    let start = target.offsets[0];
+    let is_dense = target.mask == ALL
+        && start.is_multiple_of(N as u64)
+        && is_spaced(&target.offsets) == Some(N as u64);
+    let chunks = values.as_flattened().as_chunks::<CHUNK>().0;
+    is_dense
+        && chunks.iter().enumerate().all(|(i, chunk)| {
+            let offset = start.wrapping_add((i * CHUNK) as u64);
+            target.region.store(offset, *chunk, is_checked).is_ok()
+        })
 }
