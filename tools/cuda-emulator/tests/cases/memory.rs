@@ -283,6 +283,11 @@ fn fences() -> Vec<Case> {
         ("prefetch.global.L1", "prefetch.global.L1 [at];"),
         ("prefetch.global.L2", "prefetch.global.L2 [at];"),
         ("prefetchu.L1", "prefetchu.L1 [at];"),
+        ("prefetch.L1", "prefetch.L1 [at];"),
+        (
+            "prefetch.local.L1",
+            "{ .local .b32 own; .reg .b64 place; mov.u64 place, own; prefetch.local.L1 [place]; }",
+        ),
         ("applypriority", "applypriority.global.L2::evict_normal [line], 128;"),
         ("createpolicy", "createpolicy.fractional.L2::evict_last.b64 line, 1.0;"),
         ("nanosleep.u32", "nanosleep.u32 20;"),
@@ -302,5 +307,17 @@ fn fences() -> Vec<Case> {
         );
         kernel(GROUP, name, "", &body, input.clone(), Expected::Bits(input.clone()))
     };
-    texts.into_iter().map(case).collect()
+    let mut cases: Vec<Case> = texts.into_iter().map(case).collect();
+    // What the line held is lost.
+    let declarations = ".global .align 128 .b8 lost[128];\n";
+    let body = "    .reg .b64 line; .reg .b32 x;
+    mov.u64 line, lost;
+    discard.global.L2 [line], 128;
+    st.global.u32 [lost], 5;
+    ld.global.u32 x, [lost];
+    st.global.u32 [%output], x;
+";
+    let case = kernel(GROUP, "discard", declarations, body, vec![0; 4], Expected::Bits(words([5])));
+    cases.push(Case { block: [1; 3], ..case });
+    cases
 }
