@@ -46,7 +46,7 @@ fn told(output: Output) -> Value {
 fn toolkit() -> Option<Version> {
     let toolkit = kernels::toolkit().filter(|_| !kernels::modules().is_empty());
     if toolkit.is_none() {
-        support::skip("no nvcc when this was built; tools/get-cuda fetches it");
+        support::skip_cuda("no nvcc when this was built; tools/get-cuda fetches it");
     }
     toolkit.map(|toolkit| toolkit.release)
 }

@@ -1,5 +1,8 @@
 //! Recording and replaying. The recorded work is a product that is added: `c += aᵀ b`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use half::bf16;
 use silkie::device::cuda::Cuda;
 use silkie::device::{Buffer, Device};
@@ -97,17 +100,30 @@ fn what_fails_while_recording_leaves_no_half_open_capture() {
     assert_eq!(sum.times(), 2.0);
 }
 
-/// Nothing that another thread does meanwhile ends up in the graph, or gets lost.
+/// Nothing that another thread does meanwhile ends up in the graph: it waits.
 #[test]
 fn other_threads_are_not_recorded() {
     let Some(cuda) = support::cuda() else { return };
     let (mut ours, mut theirs) = (Sum::new(cuda), Sum::new(cuda));
-    std::thread::scope(|scope| {
-        scope.spawn(|| (0..20).for_each(|_| theirs.add().unwrap()));
-        for _ in 0..10 {
-            let graph = cuda.capture(|| ours.add()).unwrap();
-            graph.launch().unwrap();
-        }
+    let (started, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let graph = std::thread::scope(|scope| {
+        cuda.capture(|| {
+            ours.add()?;
+            scope.spawn(|| {
+                started.store(true, Ordering::SeqCst);
+                theirs.add().unwrap();
+                done.store(true, Ordering::SeqCst);
+            });
+            while !started.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!done.load(Ordering::SeqCst), "work of another thread during a capture");
+            Ok(())
+        })
+        .unwrap()
     });
-    assert_eq!((ours.times(), theirs.times()), (10.0, 20.0));
+    assert_eq!((ours.times(), theirs.times()), (0.0, 1.0));
+    graph.launch().unwrap();
+    assert_eq!((ours.times(), theirs.times()), (1.0, 1.0));
 }

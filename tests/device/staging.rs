@@ -1,13 +1,14 @@
 //! The loader's ring: what is sent arrives, in order, and slots are used again.
 
+use std::process::Command;
+
+use half::bf16;
 use silkie::device::arena::{Arena, Plan};
 use silkie::device::cuda::{Cuda, Staging};
 use silkie::device::{Buffer, Device};
 use silkie::ops::{Write, matmul};
 use silkie::tensor::{DType, Tensor, TensorMut};
 use silkie::{Error, Result};
-
-use half::bf16;
 
 use crate::support;
 
@@ -101,5 +102,98 @@ fn buffers_that_do_not_fit_are_refused() {
         let error = Staging::new(cuda, &plan(), slots).err().unwrap().to_string();
         let expected = "staging::new: expected slots with the buffers of the plan on cuda:0";
         assert_eq!(error, expected);
+    }
+}
+
+/// Who waits for whom, from the emulated driver's log of a process that runs this very test: its
+/// streams run everything at once, so that a missing wait changes no result.
+#[test]
+fn copies_and_work_wait_for_each_other() {
+    const NAME: &str = "device::staging::copies_and_work_wait_for_each_other";
+    const INSIDE: &str = "SILKIE_TEST_LOGGED";
+    let Some(cuda) = support::cuda() else { return };
+    if std::env::var_os(INSIDE).is_some() {
+        let mut ring = ring(cuda, 2);
+        for turn in 0..4 {
+            send(&mut ring, turn).unwrap();
+            ring.receive(|_, _| cuda.synchronize()).unwrap();
+        }
+        return;
+    }
+    if !support::is_emulated() {
+        return support::skip("this driver keeps no log");
+    }
+    let mut logged = Command::new(std::env::current_exe().unwrap());
+    logged.args(["--exact", NAME, "--nocapture"]).env(INSIDE, "1").env("CUDA_EMULATOR_LOG", "1");
+    let output = logged.output().unwrap();
+    assert!(output.status.success());
+    let log = String::from_utf8(output.stderr).unwrap();
+    let calls: Vec<Call> = log.lines().filter_map(Call::read).collect();
+    let first = calls.iter().position(|call| call.name == "cuEventSynchronize").unwrap();
+    let events = |name: &str, step: usize| -> Vec<&str> {
+        let calls = calls[first..].iter().filter(|call| call.name == name);
+        calls.step_by(step).take(2).map(|call| call.argument("event")).collect()
+    };
+    // Of the two waits of a turn the copy's comes first.
+    let (copied, used) = (events("cuEventSynchronize", 1), events("cuStreamWaitEvent", 2));
+    let mut all = [copied.clone(), used.clone()].concat();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 4, "two events per slot: {all:?}");
+    let copy = calls[first + 1].argument("stream");
+    let compute = calls.iter().find(|call| call.name == "cuStreamSynchronize").unwrap();
+    let compute = compute.argument("stream");
+    assert_ne!(copy, compute);
+
+    let mut expected = Vec::new();
+    for slot in [0, 1, 0, 1] {
+        let (copied, used) = (copied[slot], used[slot]);
+        expected.extend([
+            format!("cuEventSynchronize {copied}"),
+            format!("cuStreamWaitEvent {copy} {used}"),
+            format!("cuMemcpyHtoDAsync_v2 {copy}"),
+            format!("cuMemcpyHtoDAsync_v2 {copy}"),
+            format!("cuEventRecord {copied} {copy}"),
+            format!("cuStreamWaitEvent {compute} {copied}"),
+            format!("cuStreamSynchronize {compute}"),
+            format!("cuEventRecord {used} {compute}"),
+        ]);
+    }
+    let told: Vec<String> = calls[first..].iter().filter_map(Call::told).collect();
+    assert_eq!(told[..expected.len()], expected);
+    // Pinned memory is freed when its copies are done.
+    let end = copied.iter().map(|event| format!("cuEventSynchronize {event}"));
+    assert_eq!(told[expected.len()..], end.collect::<Vec<_>>());
+}
+
+/// A line of the log: `cuda-emulator: NAME(argument: value, …) = CUDA_SUCCESS`.
+struct Call<'l> {
+    name: &'l str,
+    arguments: &'l str,
+}
+
+impl<'l> Call<'l> {
+    fn read(line: &'l str) -> Option<Call<'l>> {
+        let (call, _) = line.strip_prefix("cuda-emulator: ")?.split_once(") = ")?;
+        let (name, arguments) = call.split_once('(')?;
+        Some(Call { name, arguments })
+    }
+
+    fn argument(&self, name: &str) -> &'l str {
+        let mut arguments = self.arguments.split(", ").filter_map(|pair| pair.split_once(": "));
+        arguments.find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+    }
+
+    /// What matters for the order.
+    fn told(&self) -> Option<String> {
+        let keys: &[&str] = match self.name {
+            "cuEventSynchronize" => &["event"],
+            "cuStreamWaitEvent" => &["stream", "event"],
+            "cuEventRecord" => &["event", "stream"],
+            "cuMemcpyHtoDAsync_v2" | "cuStreamSynchronize" => &["stream"],
+            _ => return None,
+        };
+        let values = keys.iter().map(|key| self.argument(key));
+        Some(std::iter::once(self.name).chain(values).collect::<Vec<_>>().join(" "))
     }
 }

@@ -392,6 +392,15 @@ fn products_on_cuda_match_their_sums() {
     }
 }
 
+/// What was planned for the first product serves the second, whose operands lie elsewhere.
+#[test]
+fn a_product_on_cuda_can_be_asked_for_again() {
+    let Some(cuda) = cuda() else { return };
+    for _ in 0..3 {
+        check_cuda(cuda, "nt", [21, 13, 40], DType::Bf16, Overwrite, true, [8, 8]);
+    }
+}
+
 #[test]
 fn nothing_times_something_on_cuda_is_nothing() {
     let Some(cuda) = cuda() else { return };

@@ -70,7 +70,8 @@ pub fn has_real_gpu() -> bool {
     })
 }
 
-fn is_emulated() -> bool {
+/// Whether the tests run on the emulated driver.
+pub fn is_emulated() -> bool {
     let forced = std::env::var_os("SILKIE_CUDA").is_some_and(|value| value == "emulator");
     forced || !has_real_gpu()
 }

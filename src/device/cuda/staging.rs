@@ -9,7 +9,8 @@
 //! Nobody else waits for anybody: with two slots a pack is copied while the one before is computed.
 //! Addresses are those of the slot: a graph is recorded once per slot.
 
-use cudarc::driver::result;
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::CUstream;
 
 use super::Cuda;
 use super::driver::Told;
@@ -79,17 +80,10 @@ impl Staging {
         fill(&mut slot.host)?;
         let stream = self.cuda.0.copy.0;
         slot.used.holds_back(stream)?;
-        for (host, device) in slot.host.iter().zip(&mut slot.device) {
-            let to = device.view_mut().as_mut_ptr() as u64;
-            // SAFETY: both hold these bytes; the host's are written again, or freed, only when the
-            // copy is done.
-            let copied = unsafe {
-                let from = std::slice::from_raw_parts(host.view().as_ptr(), host.bytes());
-                result::memcpy_htod_async(to, from, stream)
-            };
-            copied.told(self.cuda, "copying to the GPU")?;
-        }
+        let copied = slot.copy(stream);
+        // Also when one failed: others may be under way.
         slot.copied.record(stream)?;
+        copied.told(self.cuda, "copying to the GPU")?;
         self.sent += 1;
         Ok(())
     }
@@ -114,6 +108,23 @@ impl Staging {
         let result = work(number, &tensors);
         self.cuda.on_stream(|compute| slot.used.record(compute))?;
         result
+    }
+}
+
+impl Slot {
+    fn copy(&mut self, stream: CUstream) -> std::result::Result<(), DriverError> {
+        for (host, device) in self.host.iter().zip(&mut self.device) {
+            let (to, bytes) = (device.view_mut().as_mut_ptr() as u64, host.bytes());
+            if bytes > 0 {
+                // SAFETY: both hold these bytes; the host's are written again, or freed, only when
+                // the copy is done.
+                unsafe {
+                    let from = std::slice::from_raw_parts(host.view().as_ptr(), bytes);
+                    result::memcpy_htod_async(to, from, stream)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -83,7 +83,10 @@ impl Kernels {
         println!("{}: {:.0} GB/s by memory clock x bus width", report.device, report.gb_per_s);
         let mut bench = Bench { cuda, filter: self.filter, flush: None };
         if gpu.name.contains("Emulated") {
-            println!("an emulated device says nothing of speed: results are compared, not timed");
+            println!(
+                "an emulated device says nothing of speed: results are compared, on at most \
+                 {EMULATED} elements, and not timed"
+            );
         } else {
             bench.flush = Some(Gradient::new(Device::Cuda(cuda), FLUSH)?);
         }
