@@ -40,9 +40,10 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("build.rs: no OUT_DIR; run it by cargo")?);
+    let nvcc = find_nvcc()?;
     let mut modules = Vec::new();
-    match find_nvcc()? {
-        Some(nvcc) => modules = compile_all(&nvcc, &out)?,
+    match &nvcc {
+        Some(nvcc) => modules = compile_all(nvcc, &out)?,
         None => println!(
             "cargo::warning=no nvcc, so this build holds no CUDA kernels; tools/get-cuda fetches nvcc, \
              SILKIE_NVCC and CUDA_HOME name another"
@@ -62,7 +63,7 @@ fn build() -> Result<()> {
         }
     }
     write(&out.join("kernels.tsv"), &resources(&modules))?;
-    write(&out.join("kernels.rs"), &table(&modules))
+    write(&out.join("kernels.rs"), &table(nvcc.as_ref(), &modules))
 }
 
 /// The compiler and what it says of its version.
@@ -71,31 +72,41 @@ struct Nvcc {
     release: (u32, u32),
 }
 
-/// The first nvcc there is. Errors: it does not run, or is too old or too new.
+/// The first nvcc whose release will do; others are passed over, which is said. Errors: the one that
+/// `SILKIE_NVCC` names does not run, or is too old or too new.
 fn find_nvcc() -> Result<Option<Nvcc>> {
+    if let Some(path) = env::var_os("SILKIE_NVCC") {
+        return nvcc(path.into()).map(Some).map_err(|e| format!("SILKIE_NVCC: {e}"));
+    }
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
     let paths = env::var_os("PATH").unwrap_or_default();
-    let candidates = env::var_os("SILKIE_NVCC").map(PathBuf::from).into_iter().chain(home);
-    let candidates = candidates
+    let candidates = home
+        .into_iter()
         .chain(env::split_paths(&paths).map(|folder| folder.join("nvcc")))
         .chain(["/usr/local/cuda/bin/nvcc".into(), root.join(".cuda/bin/nvcc")]);
-    let Some(path) = candidates.into_iter().find(|path| path.is_file()) else { return Ok(None) };
+    for path in candidates.filter(|path| path.is_file()) {
+        match nvcc(path) {
+            Ok(nvcc) => return Ok(Some(nvcc)),
+            Err(message) => println!("cargo::warning=passed over: {message}"),
+        }
+    }
+    Ok(None)
+}
+
+/// The nvcc at `path`, if it runs and its release will do.
+fn nvcc(path: PathBuf) -> Result<Nvcc> {
     let at = path.display();
     let output = Command::new(&path).arg("--version").output();
-    let output =
-        output.map_err(|e| format!("{at}: cannot be run: {e}; SILKIE_NVCC names another"))?;
+    let output = output.map_err(|e| format!("{at} cannot be run: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let release = release(&text)
-        .ok_or_else(|| format!("{at}: tells no release; SILKIE_NVCC names another: {text}"))?;
+    let release = release(&text).ok_or_else(|| format!("{at} tells no release: {text:?}"))?;
     if release < RELEASES[0] || release >= RELEASES[1] {
         let (major, minor) = release;
-        return Err(format!(
-            "{at}: is {major}.{minor}, expected 12.3 to 13.x; SILKIE_NVCC names another"
-        ));
+        return Err(format!("{at} is nvcc {major}.{minor}, expected 12.3 to 13.x"));
     }
     println!("cargo::rerun-if-changed={at}");
-    Ok(Some(Nvcc { path, release }))
+    Ok(Nvcc { path, release })
 }
 
 /// `(13, 0)` of "Cuda compilation tools, release 13.0, V13.0.88".
@@ -280,8 +291,17 @@ fn resources(modules: &[Module]) -> String {
 }
 
 /// The Rust that `device::kernels` includes.
-fn table(modules: &[Module]) -> String {
-    let mut text = "static MODULES: &[Module] = &[\n".to_string();
+fn table(nvcc: Option<&Nvcc>, modules: &[Module]) -> String {
+    let toolkit = nvcc.map(|nvcc| {
+        let root = nvcc.path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+        let (major, minor) = nvcc.release;
+        format!(
+            "Toolkit {{ release: Version {{ major: {major}, minor: {minor} }}, root: {root:?} }}"
+        )
+    });
+    let toolkit = toolkit.map_or("None".to_string(), |toolkit| format!("Some({toolkit})"));
+    let mut text = format!("static TOOLKIT: Option<Toolkit> = {toolkit};\n");
+    text += "static MODULES: &[Module] = &[\n";
     for module in modules {
         let (name, fatbin) = (&module.name, &module.fatbin);
         let _ = writeln!(

@@ -1,18 +1,17 @@
 // rms_norm.cu — root-mean-square normalisation over the last axis, after adding the residual.
 //   forward    h = x + residual        r = rsqrt(mean(h²) + eps)        y = h · r · w
 //   backward   g = dy · w      dh (+)= r · (g − h · r² · mean(g · h))      dw += Σ_rows dy · h · r
-// x y h residual dy dh [rows, cols] T, 16-byte aligned rows    w [cols] T    r [rows] f32
-// dw [cols] f32
-// Without a residual (null) h is x and is not written. h may be x or the residual itself.
+// x residual h y dy dh [rows, cols] T    w [cols] T    r [rows] f32    dw [cols] f32
+// Rows of T, and w, start at multiples of 16 bytes and are whole packs of 16 bytes.
+// Without a residual (null) h is x and is not written.
 // Sums in f32, in a fixed order. h is rounded to T and the statistics are taken of what was rounded,
 // as the next reader of h sees it; y and dh are rounded once. |h| must stay below 1e18.
-// dw is summed over strips of rows, then over the strips in their order: no atomics.
+// A column of dw is summed by one block, 64 rows side by side, then over those: no atomics.
 // Forward moves 2·rows·cols·sizeof(T) bytes (4 with a residual) at 4 FLOP an element: memory bound.
 //   8192 × 4096 bf16 = 134 MB, floor 28 us at 4.8 TB/s (H200).
-// Backward moves 3 (4 when it adds) at 9 FLOP, dw another 2 at 3 FLOP and strips·cols floats.
-// A block per row (dw: per strip of rows and 256 packs of columns). Rows of up to 16 KiB (backward:
-// 8 KiB) stay in registers, of longer ones the rest is read again.
-// Nothing launches it yet; reference in src/ops/rms_norm/cpu.rs.
+// Backward moves 3 (4 when it adds) at 9 FLOP: 201 MB, 42 us. dw another 2 at 3 FLOP: 28 us.
+// A block per row. Rows of up to 16 KiB (backward: 8 KiB) stay in registers, of longer ones the rest
+// is read again. Launched by src/ops/rms_norm/cuda.rs; reference in cpu.rs.
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
 
@@ -20,6 +19,7 @@ namespace {
 
 constexpr int kThreads = 256;
 // Packs of a row that a thread keeps in registers: 4 × 16 bytes × 256 threads = 16 KiB of a row.
+// The loops over what is beyond are not unrolled: they are rare, and their registers would spill.
 constexpr int kKept = 4;
 
 template <typename T>
@@ -30,10 +30,11 @@ struct Forward {
     T* h; // with a residual only
     T* y;
     float* rstd;
-    long long x_stride, residual_stride, h_stride, y_stride; // elements between rows
-    int cols;                                                // a multiple of kPack<T>
+    long long x_stride, residual_stride, h_stride, y_stride, rstd_stride; // elements between rows
+    int cols;
     float eps;
 };
+static_assert(sizeof(Forward<float>) == 96, "as in Rust");
 
 // The part of row `row` at column `col`, the residual added, and written to h where there is one.
 template <typename T>
@@ -88,17 +89,19 @@ __device__ __forceinline__ void forward(const Forward<T>& p) {
             sum += sum_of_squares(kept[k]);
         }
     }
+#pragma unroll 1
     for (int col = first + kKept * kStep; col < p.cols; col += kStep) {
         sum += sum_of_squares(load_sum(p, row, col));
     }
     const float r = rsqrtf(block_sum<kThreads>(sum, partial) / p.cols + p.eps);
-    if (threadIdx.x == 0) p.rstd[row] = r;
+    if (threadIdx.x == 0) p.rstd[row * p.rstd_stride] = r;
 #pragma unroll
     for (int k = 0; k < kKept; ++k) {
         const int col = first + k * kStep;
         if (col < p.cols) scale(p, row, col, kept[k], r);
     }
     const T* h = p.residual == nullptr ? p.x + row * p.x_stride : p.h + row * p.h_stride;
+#pragma unroll 1
     for (int col = first + kKept * kStep; col < p.cols; col += kStep) {
         scale(p, row, col, load_pack(h + col), r); // what this very thread wrote above
     }
@@ -107,41 +110,45 @@ __device__ __forceinline__ void forward(const Forward<T>& p) {
 // dh of `backward`; h as the forward kernel left it.
 template <typename T>
 struct Backward {
-    const T* dy;
     const T* h;
     const T* weight;
     const float* rstd;
+    const T* dy;
     T* dh;
-    long long dy_stride, h_stride, dh_stride; // elements between rows
-    int cols;                                 // a multiple of kPack<T>
-    int adds;                                 // to dh, else overwrites it
+    long long h_stride, rstd_stride, dy_stride, dh_stride; // elements between rows
+    int cols;
+    int adds; // to dh, else overwrites it
 };
+static_assert(sizeof(Backward<float>) == 80, "as in Rust");
 
+// Σ g · (h · r): r taken in first, since h · r is of order one and h may not be.
 template <typename T>
-__device__ __forceinline__ float dot(const Pack<T>& dy, const Pack<T>& weight, const Pack<T>& h) {
+__device__ __forceinline__ float
+dot(const Pack<T>& h, const Pack<T>& weight, const Pack<T>& dy, float r) {
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
-        sum = fmaf(to_float(dy.at[i]) * to_float(weight.at[i]), to_float(h.at[i]), sum);
+        const float g = to_float(dy.at[i]) * to_float(weight.at[i]);
+        sum = fmaf(g, to_float(h.at[i]) * r, sum);
     }
     return sum;
 }
 
-// dh (+)= r · g − scaled · h, with scaled = r³ · mean(g · h)
+// dh (+)= r · (g − h · r · along), with along = r · mean(g · h)
 template <typename T>
 __device__ __forceinline__ void store_gradient(const Backward<T>& p,
                                                T* dh,
-                                               const Pack<T>& dy,
-                                               const Pack<T>& weight,
                                                const Pack<T>& h,
+                                               const Pack<T>& weight,
+                                               const Pack<T>& dy,
                                                float r,
-                                               float scaled) {
+                                               float along) {
     Pack<T> pack{};
     if (p.adds) pack = load_pack(dh);
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
         const float g = to_float(dy.at[i]) * to_float(weight.at[i]);
-        const float gradient = r * g - scaled * to_float(h.at[i]);
+        const float gradient = r * (g - to_float(h.at[i]) * r * along);
         pack.at[i] = from_float<T>(p.adds ? to_float(pack.at[i]) + gradient : gradient);
     }
     store_pack(dh, pack);
@@ -151,86 +158,96 @@ template <typename T>
 __device__ __forceinline__ void backward(const Backward<T>& p) {
     __shared__ float partial[kThreads / kWarp];
     const long long row = blockIdx.x;
-    const T* dy = p.dy + row * p.dy_stride;
     const T* h = p.h + row * p.h_stride;
+    const T* dy = p.dy + row * p.dy_stride;
     T* dh = p.dh + row * p.dh_stride;
+    const float r = p.rstd[row * p.rstd_stride];
     const int first = threadIdx.x * kPack<T>;
     constexpr int kStep = kThreads * kPack<T>;
     // Half as many as forward: two tensors are kept.
-    Pack<T> kept_dy[kKept / 2], kept_h[kKept / 2];
+    Pack<T> kept_h[kKept / 2], kept_dy[kKept / 2];
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < kKept / 2; ++k) {
         const int col = first + k * kStep;
         if (col < p.cols) {
-            kept_dy[k] = load_pack(dy + col);
             kept_h[k] = load_pack(h + col);
-            sum += dot(kept_dy[k], load_pack(p.weight + col), kept_h[k]);
+            kept_dy[k] = load_pack(dy + col);
+            sum += dot(kept_h[k], load_pack(p.weight + col), kept_dy[k], r);
         }
     }
+#pragma unroll 1
     for (int col = first + kKept / 2 * kStep; col < p.cols; col += kStep) {
-        sum += dot(load_pack(dy + col), load_pack(p.weight + col), load_pack(h + col));
+        sum += dot(load_pack(h + col), load_pack(p.weight + col), load_pack(dy + col), r);
     }
-    const float r = p.rstd[row];
-    const float scaled = r * r * r * (block_sum<kThreads>(sum, partial) / p.cols);
+    const float along = block_sum<kThreads>(sum, partial) / p.cols;
 #pragma unroll
     for (int k = 0; k < kKept / 2; ++k) {
         const int col = first + k * kStep;
         if (col < p.cols) {
-            store_gradient(p, dh + col, kept_dy[k], load_pack(p.weight + col), kept_h[k], r,
-                           scaled);
+            const Pack<T> weight = load_pack(p.weight + col);
+            store_gradient(p, dh + col, kept_h[k], weight, kept_dy[k], r, along);
         }
     }
+#pragma unroll 1
     for (int col = first + kKept / 2 * kStep; col < p.cols; col += kStep) {
         const Pack<T> weight = load_pack(p.weight + col);
-        store_gradient(p, dh + col, load_pack(dy + col), weight, load_pack(h + col), r, scaled);
+        store_gradient(p, dh + col, load_pack(h + col), weight, load_pack(dy + col), r, along);
     }
 }
 
-// Block (x, y): 256 packs of columns, strip y of the rows.
+// Packs of columns and rows that a block of `backward_weight` reads at a time: 64 bytes of a row
+// make whole sectors, and narrow blocks are many.
+constexpr int kWide = 4;
+constexpr int kTall = kThreads / kWide;
+
 template <typename T>
 struct BackwardWeight {
-    const T* dy;
     const T* h;
     const float* rstd;
-    float* partial; // [gridDim.y, cols]
-    long long dy_stride, h_stride;
+    const T* dy;
+    float* dweight;
+    long long h_stride, rstd_stride, dy_stride; // elements between rows
     int rows, cols;
-    int strip; // rows of a strip
 };
+static_assert(sizeof(BackwardWeight<float>) == 64, "as in Rust");
 
 template <typename T>
 __device__ __forceinline__ void backward_weight(const BackwardWeight<T>& p) {
-    const int col = (blockIdx.x * kThreads + threadIdx.x) * kPack<T>;
-    if (col >= p.cols) return;
-    const long long first = (long long)blockIdx.y * p.strip;
-    const long long end = min(first + p.strip, (long long)p.rows);
+    constexpr int kCols = kWide * kPack<T>;
+    __shared__ float partial[kTall][kCols];
+    const int first = blockIdx.x * kCols;
+    const int at = threadIdx.x % kWide * kPack<T>;
     float sum[kPack<T>] = {};
-    for (long long row = first; row < end; ++row) {
-        const Pack<T> dy = load_pack(p.dy + row * p.dy_stride + col);
-        const Pack<T> h = load_pack(p.h + row * p.h_stride + col);
-        const float r = p.rstd[row];
+    if (first + at < p.cols) {
+#pragma unroll 4
+        for (long long row = threadIdx.x / kWide; row < p.rows; row += kTall) {
+            const Pack<T> h = load_pack(p.h + row * p.h_stride + first + at);
+            const Pack<T> dy = load_pack(p.dy + row * p.dy_stride + first + at);
+            const float r = p.rstd[row * p.rstd_stride];
 #pragma unroll
-        for (int i = 0; i < kPack<T>; ++i) {
-            sum[i] = fmaf(to_float(dy.at[i]), to_float(h.at[i]) * r, sum[i]);
+            for (int i = 0; i < kPack<T>; ++i) {
+                sum[i] = fmaf(to_float(dy.at[i]), to_float(h.at[i]) * r, sum[i]);
+            }
         }
     }
-    float* out = p.partial + (long long)blockIdx.y * p.cols + col;
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
-        out[i] = sum[i];
+        partial[threadIdx.x / kWide][at + i] = sum[i];
     }
+    __syncthreads(); // sums of all rows before their reads
+    const int col = threadIdx.x;
+    if (col >= kCols || first + col >= p.cols) return;
+    float total = 0.0f;
+    for (int row = 0; row < kTall; ++row) {
+        total += partial[row][col];
+    }
+    p.dweight[first + col] += total;
 }
-
-// A thread per column.
-struct SumStrips {
-    const float* partial; // [strips, cols]
-    float* dweight;
-    int strips, cols;
-};
 
 } // namespace
 
+// A block per row.
 extern "C" __global__ void __launch_bounds__(kThreads)
 rms_norm_forward_f32(const __grid_constant__ Forward<float> p) {
     forward(p);
@@ -247,6 +264,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 rms_norm_backward_bf16(const __grid_constant__ Backward<__nv_bfloat16> p) {
     backward(p);
 }
+// A block per kWide packs of columns.
 extern "C" __global__ void __launch_bounds__(kThreads)
 rms_norm_backward_weight_f32(const __grid_constant__ BackwardWeight<float> p) {
     backward_weight(p);
@@ -254,14 +272,4 @@ rms_norm_backward_weight_f32(const __grid_constant__ BackwardWeight<float> p) {
 extern "C" __global__ void __launch_bounds__(kThreads)
 rms_norm_backward_weight_bf16(const __grid_constant__ BackwardWeight<__nv_bfloat16> p) {
     backward_weight(p);
-}
-extern "C" __global__ void __launch_bounds__(kThreads)
-rms_norm_backward_weight_sum(const __grid_constant__ SumStrips p) {
-    const int col = blockIdx.x * kThreads + threadIdx.x;
-    if (col >= p.cols) return;
-    float sum = 0.0f;
-    for (int strip = 0; strip < p.strips; ++strip) {
-        sum += p.partial[(long long)strip * p.cols + col];
-    }
-    p.dweight[col] += sum;
 }

@@ -38,6 +38,8 @@ pub enum Error {
         /// "x has shape [3, 4], expected [3, 5]".
         message: String,
     },
+    /// A device that is not there, or refused something: which, what, its answer, what to do.
+    Device(String),
     /// A command line or configuration value that cannot be used. Exit code 2.
     Usage(String),
     /// The run itself failed: non-finite losses, a reference that does not match, a busy folder.
@@ -83,9 +85,10 @@ impl fmt::Display for Error {
             }
             Error::File { path, at, message } => write!(f, "{}: {at}: {message}", path.display()),
             Error::Argument { op, message } => write!(f, "{op}: {message}"),
-            Error::Usage(message) | Error::Run(message) | Error::Interrupted(message) => {
-                f.write_str(message)
-            }
+            Error::Device(message)
+            | Error::Usage(message)
+            | Error::Run(message)
+            | Error::Interrupted(message) => f.write_str(message),
         }
     }
 }

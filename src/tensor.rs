@@ -21,6 +21,8 @@ pub enum DType {
     Bf16,
     /// IEEE half: frozen weights as stored in files.
     F16,
+    /// 64-bit float: sums and scalars of the optimizer.
+    F64,
     /// 32-bit unsigned: token ids, positions, row indices.
     U32,
     /// Bytes: pixels.
@@ -31,6 +33,7 @@ impl DType {
     /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
+            DType::F64 => 8,
             DType::F32 | DType::U32 => 4,
             DType::Bf16 | DType::F16 => 2,
             DType::U8 => 1,
@@ -53,6 +56,9 @@ impl Element for bf16 {
 impl Element for f16 {
     const DTYPE: DType = DType::F16;
 }
+impl Element for f64 {
+    const DTYPE: DType = DType::F64;
+}
 impl Element for u32 {
     const DTYPE: DType = DType::U32;
 }
@@ -73,10 +79,11 @@ struct Place {
 }
 
 impl Place {
+    /// Callers pass row <= rows and col <= cols, which by the invariant lies inside the viewed
+    /// memory or just past its end; empty views stay at their start. Wrapping, because memory of a
+    /// GPU is no object of this program.
     fn at(&self, row: usize, col: usize) -> *mut u8 {
-        // SAFETY: the callers pass row <= rows and col <= cols, which by the invariant lies
-        // inside the viewed memory or just past its end; empty views stay at their start.
-        unsafe { self.ptr.add((row * self.row_stride + col) * self.dtype.size()) }
+        self.ptr.wrapping_add((row * self.row_stride + col) * self.dtype.size())
     }
 
     fn rows(&self, range: Range<usize>) -> Self {
@@ -102,7 +109,7 @@ impl Place {
 
     fn check<T: Element>(&self) {
         assert!(self.dtype == T::DTYPE, "a {:?} view read as {:?}", self.dtype, T::DTYPE);
-        debug_assert!(self.device == Device::Cpu, "a device view touched from the host");
+        assert!(self.device == Device::Cpu, "memory of {} touched from the host", self.device);
     }
 
     fn of<T: Element>(ptr: *const T, len: usize, rows: usize, cols: usize) -> Self {
@@ -186,6 +193,21 @@ impl<'a> Tensor<'a> {
         Self::new(data, data.len(), 1)
     }
 
+    /// A `[rows, cols]` view of memory on any device.
+    ///
+    /// # Safety
+    /// For 'a, `ptr` addresses `rows · cols` elements of `dtype` on `device`, aligned and
+    /// initialised, that nobody writes.
+    pub(crate) unsafe fn from_raw(
+        ptr: *const u8,
+        [rows, cols]: [usize; 2],
+        dtype: DType,
+        device: Device,
+    ) -> Self {
+        let place = Place { ptr: ptr.cast_mut(), rows, cols, row_stride: cols, dtype, device };
+        Tensor { place, _memory: PhantomData }
+    }
+
     /// Rows `range`.
     pub fn slice_rows(&self, range: Range<usize>) -> Tensor<'a> {
         Tensor { place: self.place.rows(range), _memory: PhantomData }
@@ -239,6 +261,21 @@ impl<'a> TensorMut<'a> {
     pub fn column<T: Element>(data: &'a mut [T]) -> Self {
         let len = data.len();
         Self::new(data, len, 1)
+    }
+
+    /// A `[rows, cols]` view of memory on any device.
+    ///
+    /// # Safety
+    /// For 'a, `ptr` addresses `rows · cols` elements of `dtype` on `device`, aligned and
+    /// initialised, that nobody else touches.
+    pub(crate) unsafe fn from_raw(
+        ptr: *mut u8,
+        [rows, cols]: [usize; 2],
+        dtype: DType,
+        device: Device,
+    ) -> Self {
+        let place = Place { ptr, rows, cols, row_stride: cols, dtype, device };
+        TensorMut { place, _memory: PhantomData }
     }
 
     /// The same view for a shorter time.

@@ -10,7 +10,7 @@ const MAGIC: [u8; 4] = 0xBA55_ED50u32.to_le_bytes();
 #[test]
 fn every_module_has_code_for_every_architecture() {
     if modules().is_empty() {
-        support::skip("no nvcc when this was built; tools/get-cuda fetches it");
+        support::skip_cuda("no nvcc when this was built; tools/get-cuda fetches it");
     }
     for module in modules() {
         let fatbin = module.fatbin();

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod cli;
 mod demo;
+mod device;
 mod fuzz;
 mod kernels;
 mod model;

@@ -20,6 +20,7 @@ OTHER = {
     "examples/silkie-recipe.toml": "the published recipe as a configuration file",
     "fuzz/": "a body per reader, for cargo-fuzz and for the tests",
     "kernels/": "CUDA C++, one file or folder per op; its README says what is there",
+    "tools/cuda-emulator/": "the emulated CUDA driver and cuBLASLt, for tests; its README has a map of its own",
     "tests/": "one binary, mirroring src; `tests/support` has what tests share",
 }
 
@@ -31,7 +32,7 @@ def sentence(text: str) -> str:
 
 def first_words(path: Path) -> str:
     """What a file says about itself."""
-    text = path.read_text()
+    text = re.sub(r"\A#!.*\n", "", path.read_text())
     if path.suffix == ".rs":
         lines = []
         for line in re.match(r"(?://!.*\n)*", text).group().splitlines():
@@ -41,8 +42,8 @@ def first_words(path: Path) -> str:
         return sentence(" ".join(lines))
     if text.startswith('"""'):
         return sentence(" ".join(text[3:].split("\n\n")[0].split()).strip('"'))
-    comment = next((x for x in text.splitlines()[1:] if x.startswith("# ")), "")
-    return sentence(comment.removeprefix("# "))
+    comment = re.match(r"(?:# .*\n)*", text).group()
+    return sentence(" ".join(line.removeprefix("# ") for line in comment.splitlines()))
 
 
 def file_map() -> str:
@@ -51,6 +52,8 @@ def file_map() -> str:
     rows = []
     for file in sorted(files):
         path = Path(file)
+        if any(folder.endswith("/") and file.startswith(folder) for folder in OTHER):
+            continue
         if path.parent.parent == Path("src/ops"):
             if path.name == "mod.rs":
                 rows.append((f"{path.parent}/", first_words(ROOT / path)))

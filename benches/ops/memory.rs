@@ -1,8 +1,10 @@
 //! The memory-bound ops. The floor is the measured rate at which all cores add one array to
 //! another (two reads, one write); a row that fits the cache can therefore be above 100 %.
 
+use silkie::device::Device;
 use silkie::ops::Write::Overwrite;
-use silkie::ops::adamw::{self, AdamW};
+use silkie::ops::adamw::{self, AdamW, Part};
+use silkie::ops::grad_norm::{Step, Verdict};
 use silkie::ops::rope::{self, Table};
 use silkie::ops::{activation, embedding, grad_norm, layer_norm, rms_norm, rows};
 use silkie::tensor::{Tensor, TensorMut};
@@ -66,7 +68,7 @@ fn norms(bench: &Bench, r: usize, c: usize) {
     let (xt, wt) = (Tensor::new(&x, r, c), Tensor::vector(&w));
     let ran = bench.row("rms_norm forward", [r, c], 2, || {
         let (y, rstd) = (TensorMut::new(&mut y, r, c), TensorMut::column(&mut rstd));
-        rms_norm::forward(xt, wt, y, rstd, 1e-6).unwrap();
+        rms_norm::forward(xt, None, wt, y, rstd, 1e-6).unwrap();
     });
     if ran {
         close("rms_norm", y[c - 1], f64::from(x[c - 1] * rstd[0] * w[c - 1]), 1.0);
@@ -138,16 +140,25 @@ fn movements(bench: &Bench, r: usize, c: usize) {
 
 /// What walks the flat parameter buffers.
 fn flat(bench: &Bench, n: usize) {
-    let (g, [mut p, mut m, mut v]) = (values(n), [(); 3].map(|()| vec![0.0; n]));
-    let config =
-        AdamW { lr: 1e-5, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.05, step: 1 };
+    let (g, [mut p, mut m, mut v]) = (values(n), [(); 3].map(|()| vec![0.0f32; n]));
+    let config = AdamW { beta1: 0.9, beta2: 0.98, eps: 1e-8 };
+    let part = Part { range: 0..n, lr_scale: 1.0, weight_decay: 0.05 };
+    let table = adamw::Table::new(Device::Cpu, &[part]).unwrap();
+    let step = Step { lr: 1e-5, scale: 1.0, loss: 0.0 };
+    let mut verdict = Verdict { scale: 1.0, finite: 1.0, updates: 1.0, ..Verdict::default() };
     bench.row("adamw step", [1, n], 7, || {
-        adamw::step(&mut p, &g, &mut m, &mut v, 1.0, &config).unwrap();
+        let [p, m, v] = [&mut p, &mut m, &mut v].map(|x| TensorMut::vector(x));
+        let (g, step, verdict) = (Tensor::vector(&g), step.view(), verdict.view());
+        adamw::step(g, step, verdict, &table, p, m, v, None, &config).unwrap();
     });
-    let mut sum = 0.0;
-    if bench.row("grad_norm sum_of_squares", [1, n], 1, || sum = grad_norm::sum_of_squares(&g)) {
+    let mut partials = vec![0.0f64; grad_norm::partials(n)];
+    if bench.row("grad_norm forward", [1, n], 1, || {
+        let (g, partials) = (Tensor::vector(&g), TensorMut::vector(&mut partials));
+        grad_norm::forward(g, step.view(), partials, verdict.view_mut(), 0.0).unwrap();
+    }) {
         // uniform in -1..1: a third of the elements, give or take their scatter
-        assert!((sum / n as f64 - 1.0 / 3.0).abs() < 1e-3, "sum of squares {sum}");
+        let mean = verdict.norm.powi(2) / n as f64;
+        assert!((mean - 1.0 / 3.0).abs() < 1e-3, "mean square {mean}");
     }
     let mut finite = true;
     bench.row("grad_norm all_finite", [1, n], 1, || finite = grad_norm::all_finite(&g));

@@ -1,5 +1,5 @@
-// pack.cuh — 16 bytes at a time: the widest load and store of a thread, and their conversion to
-// float.
+// pack.cuh — several elements at a time, up to 16 bytes: the widest load and store of a thread,
+// and their conversion to float.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,9 +8,10 @@
 template <typename T>
 constexpr int kPack = 16 / sizeof(T);
 
-template <typename T>
-struct alignas(16) Pack {
-    T at[kPack<T>];
+// Aligned to its size, at most to 16 bytes: a larger one is several loads.
+template <typename T, int kCount = kPack<T>>
+struct alignas(kCount < kPack<T> ? kCount * sizeof(T) : 16) Pack {
+    T at[kCount];
 };
 
 __device__ __forceinline__ float to_float(float x) {
@@ -32,12 +33,12 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
-template <typename T>
-__device__ __forceinline__ Pack<T> load_pack(const T* at) {
-    return *reinterpret_cast<const Pack<T>*>(at);
+template <typename T, int kCount = kPack<T>>
+__device__ __forceinline__ Pack<T, kCount> load_pack(const T* at) {
+    return *reinterpret_cast<const Pack<T, kCount>*>(at);
 }
 
-template <typename T>
-__device__ __forceinline__ void store_pack(T* at, const Pack<T>& pack) {
-    *reinterpret_cast<Pack<T>*>(at) = pack;
+template <typename T, int kCount>
+__device__ __forceinline__ void store_pack(T* at, const Pack<T, kCount>& pack) {
+    *reinterpret_cast<Pack<T, kCount>*>(at) = pack;
 }

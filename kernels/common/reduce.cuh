@@ -4,27 +4,33 @@
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Every lane gets the sum over the warp; all lanes must call.
-__device__ __forceinline__ float warp_sum(float x) {
+// Every lane gets the sum over the warp; all lanes must call. Lane 0 adds by halves: lane i and
+// lane i + 16, then 8, 4, 2, 1.
+template <typename T>
+__device__ __forceinline__ T warp_sum(T x) {
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
         x += __shfl_xor_sync(kAllLanes, x, lanes);
     }
     return x;
 }
 
-// Every thread gets the sum over a block of kThreads; all threads must call. `partial` holds a
-// float per warp and may be used again at once: the first barrier follows all reads of the call
-// before.
-template <int kThreads>
-__device__ __forceinline__ float block_sum(float x, float* partial) {
-    constexpr int kWarps = kThreads / kWarp;
-    x = warp_sum(x);
+// Every thread gets the sum over the warps of a block of kThreads, in their order, of what lane 0 of
+// each brings; all threads must call. `partial` holds a T per warp and may be used again at once:
+// the first barrier follows all reads of the call before.
+template <int kThreads, typename T>
+__device__ __forceinline__ T sum_of_warps(T x, T* partial) {
     __syncthreads(); // reads of an earlier call before the writes of this one
     if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
-    __syncthreads(); // partial sums of all warps before their reads
-    float sum = 0.0f;
-    for (int warp = 0; warp < kWarps; ++warp) {
+    __syncthreads(); // sums of all warps before their reads
+    T sum = 0;
+    for (int warp = 0; warp < kThreads / kWarp; ++warp) {
         sum += partial[warp];
     }
     return sum;
+}
+
+// Every thread gets the sum over a block of kThreads; `partial` as in sum_of_warps.
+template <int kThreads, typename T>
+__device__ __forceinline__ T block_sum(T x, T* partial) {
+    return sum_of_warps<kThreads>(warp_sum(x), partial);
 }

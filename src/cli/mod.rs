@@ -6,6 +6,7 @@
 pub mod bench;
 mod demo;
 mod generate;
+mod info;
 mod init;
 mod inspect;
 pub mod interrupt;
@@ -20,7 +21,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::device::Device;
+use crate::error::{Error, Result};
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +41,7 @@ enum Command {
     Bench(bench::Bench),
     Demo(demo::Demo),
     Generate(generate::Generate),
+    Info(info::Info),
     Init(init::Init),
     Merge(merge::Merge),
     Prepare(prepare::Prepare),
@@ -63,12 +66,23 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Info(info) => info.run(),
         Command::Init(init) => init.run(),
         Command::Merge(merge) => merge.run(),
         Command::Prepare(prepare) => prepare.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Score(score) => score.run(),
         Command::Train(train) => train.run(),
+    }
+}
+
+/// An error unless `device` is the CPU, where alone `command` runs so far.
+fn only_cpu(command: &str, device: &str) -> Result<()> {
+    match Device::gpu_named(device)? {
+        None => Ok(()),
+        Some(_) => Err(Error::Usage(format!(
+            "--device {device}: `silkie {command}` runs on the CPU so far; pass --device cpu"
+        ))),
     }
 }
 

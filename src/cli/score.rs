@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::{interrupt, print_json};
+use crate::cli::{interrupt, only_cpu, print_json};
 use crate::data::atomic;
 use crate::error::{Error, Result};
-use crate::train::config::check_device;
 use crate::train::score::{self, Options, RecordScore, Summary};
 
 /// Score every response of a data set
@@ -41,7 +40,7 @@ pub struct Score {
     /// Tokens that go through the model at once, at most [4096]
     #[arg(long, value_name = "N", default_value_t = 4096, hide_default_value = true)]
     token_budget: usize,
-    /// auto, cpu or cuda:N [auto]
+    /// auto or cpu [auto]
     #[arg(long, value_name = "DEVICE", default_value = "auto", hide_default_value = true)]
     device: String,
     /// Print a JSON object as the last line
@@ -52,7 +51,7 @@ pub struct Score {
 impl Score {
     /// Scores, writes, prints.
     pub fn run(self) -> Result<()> {
-        check_device(&self.device)?;
+        only_cpu("score", &self.device)?;
         interrupt::install();
         let json = self.json;
         let options = Options {

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::cli::{interrupt, print_json};
 use crate::error::{Error, Result};
 use crate::train::config::{Config, Settings};
 use crate::train::metrics::{EvaluationRow, StepRow};
-use crate::train::{self, Progress, Summary};
+use crate::train::{self, Progress, Summary, memory};
 
 /// Train an adapter (or a whole model) on preferences
 ///
@@ -22,6 +23,7 @@ use crate::train::{self, Progress, Summary};
 ///
 /// Keys of --json: steps, resumed_at, records, held_out_records, parameters, pairs, tokens,
 /// seconds, skipped, last (a line of metrics.jsonl), before and after (the held-out records), output.
+/// With --memory-plan: bytes, spans [{name, offset, bytes, shape}].
 #[derive(clap::Args)]
 pub struct Train {
     /// TOML file with any of the settings below; flags win
@@ -30,6 +32,9 @@ pub struct Train {
     /// Go on with the run in --out
     #[arg(long)]
     resume: bool,
+    /// Print what a GPU would hold for this run, and end; needs none, and no --out
+    #[arg(long)]
+    memory_plan: bool,
     /// Print a JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -40,8 +45,11 @@ pub struct Train {
 impl Train {
     /// Resolves the settings, prints them, trains.
     pub fn run(self) -> Result<()> {
-        let (resume, json) = (self.resume, self.json);
+        let (resume, json, memory_plan) = (self.resume, self.json, self.memory_plan);
         let config = self.resolve()?;
+        if memory_plan {
+            return show_memory(&config, json);
+        }
         println!("{}", config.to_toml().trim_end());
         interrupt::install();
         let mut show = Show::new(&config);
@@ -67,8 +75,22 @@ impl Train {
             }
             settings = settings.or(Settings::read(&saved)?);
         }
+        if self.memory_plan {
+            settings.out.get_or_insert_default();
+        }
         settings.resolve()
     }
+}
+
+fn show_memory(config: &Config, json: bool) -> Result<()> {
+    let plan = memory::plan(config)?;
+    print!("{plan}");
+    let spans = plan.spans().iter().map(|span| {
+        json!({ "name": span.name, "offset": span.offset, "bytes": span.bytes, "shape": span.shape })
+    });
+    let spans: Vec<Value> = if json { spans.collect() } else { Vec::new() };
+    print_json(json, &json!({ "bytes": plan.total(), "spans": spans }));
+    Ok(())
 }
 
 /// One bar on stderr; lines where stderr is no terminal.

@@ -74,6 +74,24 @@ pub fn simd<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(Body(body))
 }
 
+/// What the processor calls itself, where the system says: `model name` of `/proc/cpuinfo`.
+pub fn name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+/// The vector instructions that [`simd`] chooses on this processor.
+pub fn vectors() -> &'static str {
+    match pulp::Arch::new() {
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V4(_) => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(_) => "AVX2 and FMA",
+        _ => "baseline",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

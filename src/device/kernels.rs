@@ -1,5 +1,24 @@
 //! The CUDA kernels that `build.rs` compiled into this program: none when it found no nvcc.
 
+use std::fmt;
+
+/// A release of CUDA: of the toolkit that compiled the kernels, or the newest a driver knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// 13 of 13.0.
+    pub major: u32,
+    /// 0 of 13.0.
+    pub minor: u32,
+}
+
+/// What compiled the kernels.
+pub struct Toolkit {
+    /// nvcc's release.
+    pub release: Version,
+    /// The folder whose `bin` holds that nvcc.
+    pub root: &'static str,
+}
+
 /// A file of `kernels/`: a fat binary with machine code and PTX, and what is in it.
 pub struct Module {
     /// Path under `kernels/` without `.cu`: `rms_norm`.
@@ -34,6 +53,17 @@ impl Module {
     pub fn fatbin(&self) -> &'static [u8] {
         &self.fatbin.0
     }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What compiled the kernels; none when there was no nvcc.
+pub fn toolkit() -> Option<&'static Toolkit> {
+    TOOLKIT.as_ref()
 }
 
 /// All files of `kernels/`, by name.

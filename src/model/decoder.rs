@@ -10,6 +10,7 @@
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::model::adapter::Adapter;
+use crate::model::buffers::Buffers;
 use crate::model::config::ModelConfig;
 use crate::model::generate::LayerCache;
 use crate::model::linear::{Bias, Linear, Lora};
@@ -65,19 +66,24 @@ pub struct Activations {
 
 impl Activations {
     /// Buffers for packs of up to `tokens` tokens and LoRA rank `rank`.
-    pub fn new(config: &ModelConfig, tokens: usize, rank: usize) -> Self {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        tokens: usize,
+        rank: usize,
+        mut buffers: Buffers<'_>,
+    ) -> Self {
         let (d, f) = (config.hidden_size, config.mlp_width());
         Activations {
-            rstd_1: Buffer::f32(tokens, 1),
-            h_1: Buffer::f32(tokens, d + rank),
-            qkv: Buffer::f32(tokens, 3 * d),
-            o: Buffer::f32(tokens, d + rank),
-            lse: Buffer::f32(tokens, config.num_attention_heads),
-            x_2: Buffer::f32(tokens, d),
-            rstd_2: Buffer::f32(tokens, 1),
-            h_2: Buffer::f32(tokens, d + 2 * rank),
-            gate: Buffer::f32(tokens, 2 * f),
-            s: Buffer::f32(tokens, f + rank),
+            rstd_1: buffers.f32("rstd_1", tokens, 1),
+            h_1: buffers.values("h_1", tokens, d + rank),
+            qkv: buffers.values("qkv", tokens, 3 * d),
+            o: buffers.values("o", tokens, d + rank),
+            lse: buffers.f32("lse", tokens, config.num_attention_heads),
+            x_2: buffers.values("x_2", tokens, d),
+            rstd_2: buffers.f32("rstd_2", tokens, 1),
+            h_2: buffers.values("h_2", tokens, d + 2 * rank),
+            gate: buffers.values("gate", tokens, 2 * f),
+            s: buffers.values("s", tokens, f + rank),
         }
     }
 }
@@ -95,16 +101,21 @@ pub struct Scratch {
 
 impl Scratch {
     /// Buffers for packs of up to `tokens` tokens and LoRA rank `rank`.
-    pub fn new(config: &ModelConfig, tokens: usize, rank: usize) -> Self {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        tokens: usize,
+        rank: usize,
+        mut buffers: Buffers<'_>,
+    ) -> Self {
         let (d, f) = (config.hidden_size, config.mlp_width());
         Scratch {
-            d_s: Buffer::f32(tokens, f),
-            d_gate: Buffer::f32(tokens, 2 * f),
-            d_h: Buffer::f32(tokens, d),
-            d_o: Buffer::f32(tokens, d),
-            d_qkv: Buffer::f32(tokens, 3 * d),
-            delta: Buffer::f32(tokens, config.num_attention_heads),
-            d_u: Buffer::f32(tokens, rank),
+            d_s: buffers.values("d_s", tokens, f),
+            d_gate: buffers.values("d_gate", tokens, 2 * f),
+            d_h: buffers.values("d_h", tokens, d),
+            d_o: buffers.values("d_o", tokens, d),
+            d_qkv: buffers.values("d_qkv", tokens, 3 * d),
+            delta: buffers.f32("delta", tokens, config.num_attention_heads),
+            d_u: buffers.values("d_u", tokens, rank),
         }
     }
 }
@@ -157,7 +168,7 @@ impl Block {
         // h = rms_norm(x);  q | k | v = c_attn(h);  rotate q and k
         let mut h_1 = keep.h_1.head_mut(t);
         let h = h_1.reborrow().slice_cols(0..d);
-        rms_norm::forward(x, self.ln_1.view(values), h, keep.rstd_1.head_mut(t), self.eps)?;
+        rms_norm::forward(x, None, self.ln_1.view(values), h, keep.rstd_1.head_mut(t), self.eps)?;
         let mut qkv = keep.qkv.head_mut(t);
         self.c_attn.forward_adapted(values, h_1, qkv.reborrow(), Write::Overwrite, lora)?;
         let qk = qkv.reborrow().slice_cols(0..2 * d);
@@ -183,7 +194,7 @@ impl Block {
         let mut h_2 = keep.h_2.head_mut(t);
         let h = h_2.reborrow().slice_cols(0..d);
         let rstd = keep.rstd_2.head_mut(t);
-        rms_norm::forward(x_2.as_ref(), self.ln_2.view(values), h, rstd, self.eps)?;
+        rms_norm::forward(x_2.as_ref(), None, self.ln_2.view(values), h, rstd, self.eps)?;
         let (mut a, mut b) = keep.gate.head_mut(t).split_cols(f);
         self.w1.forward_adapted(values, h_2.reborrow(), a.reborrow(), Write::Overwrite, lora)?;
         self.w2.forward_adapted(values, h_2, b.reborrow(), Write::Overwrite, lora)?;

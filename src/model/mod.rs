@@ -9,6 +9,7 @@
 //! buffer of a step, planned once from a [`Budget`], so that steps allocate nothing.
 
 pub mod adapter;
+mod buffers;
 pub mod config;
 pub mod create;
 pub mod decoder;
@@ -56,6 +57,17 @@ pub struct Model {
     lm_head: Weight,
     layout: Layout,
     values: Vec<f32>,
+}
+
+/// What the sizes of all buffers follow from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes<'a> {
+    /// The sizes of the network.
+    pub config: &'a ModelConfig,
+    /// Rank of the adapter, 0 without one.
+    pub rank: usize,
+    /// What is trained.
+    pub trainable: Trainable,
 }
 
 /// Rotary settings of a forward pass. Explicit, because the original keeps them as hidden state: in
@@ -146,6 +158,11 @@ impl Model {
         })
     }
 
+    /// What the sizes of a workspace follow from.
+    pub fn sizes(&self) -> Sizes<'_> {
+        Sizes { config: &self.config, rank: self.rank, trainable: self.trainable }
+    }
+
     /// What is trained.
     pub fn trainable(&self) -> Trainable {
         self.trainable
@@ -205,7 +222,7 @@ impl Model {
         let x = residuals[self.blocks.len() % buffers].view();
         rows::gather(x, Tensor::column(at), head.x.head_mut(r))?;
         let (x, ln_f) = (head.x.head(r), self.ln_f.view(&self.values));
-        rms_norm::forward(x, ln_f, head.h.head_mut(r), head.rstd.head_mut(r), self.eps())
+        rms_norm::forward(x, None, ln_f, head.h.head_mut(r), head.rstd.head_mut(r), self.eps())
     }
 
     /// Adds to `gradients` (layout [`layout`](Self::layout)) what follows from `coefficients`, d loss /

@@ -2,6 +2,7 @@
 
 use crate::device::Buffer;
 use crate::error::Result;
+use crate::model::buffers::Buffers;
 use crate::model::config::VISION_EPSILON;
 use crate::model::params::{Gradients, Loader, Weight};
 use crate::ops::{Write, layer_norm};
@@ -21,8 +22,8 @@ pub struct Stats {
 
 impl Stats {
     /// Room for `rows` rows.
-    pub fn new(rows: usize) -> Self {
-        Stats { mean: Buffer::f32(rows, 1), rstd: Buffer::f32(rows, 1) }
+    pub(crate) fn new(rows: usize, mut buffers: Buffers<'_>) -> Self {
+        Stats { mean: buffers.f32("mean", rows, 1), rstd: buffers.f32("rstd", rows, 1) }
     }
 }
 

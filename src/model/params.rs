@@ -8,6 +8,8 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::model::adapter::Target;
+use crate::model::config::ModelConfig;
 use crate::model::names::{self, Part};
 use crate::model::weights::{MappedTensor, Weights};
 use crate::tensor::{Tensor, TensorMut};
@@ -70,6 +72,28 @@ pub struct Layout {
 const ALIGNMENT: usize = 16;
 
 impl Layout {
+    /// The layout of a model that is not opened: base tensors in the order of the checkpoint, or the
+    /// pairs of `adapter`.
+    pub fn planned(
+        config: &ModelConfig,
+        trainable: Trainable,
+        adapter: &[Target],
+        r: usize,
+    ) -> Layout {
+        let mut layout = Layout::default();
+        for spec in names::tensors(config).iter().filter(|spec| trainable.covers(&spec.name)) {
+            let [rows, cols] = names::matrix_shape(&spec.shape);
+            layout.push(&spec.name, rows, cols);
+        }
+        if trainable == Trainable::Lora {
+            for target in adapter {
+                layout.push(&target.name_a(), r, target.cols);
+                layout.push(&target.name_b(), target.rows, r);
+            }
+        }
+        layout
+    }
+
     /// Elements of a flat buffer, padding between tensors included.
     pub fn len(&self) -> usize {
         self.len

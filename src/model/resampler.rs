@@ -10,6 +10,7 @@
 
 use crate::device::Buffer;
 use crate::error::Result;
+use crate::model::buffers::Buffers;
 use crate::model::config::ModelConfig;
 use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::norm::{Norm, Stats};
@@ -76,27 +77,27 @@ pub struct ResamplerScratch {
 
 impl ResamplerActivations {
     /// Buffers for up to `images` images.
-    pub fn new(config: &ModelConfig, images: usize) -> Self {
+    pub(crate) fn new(config: &ModelConfig, images: usize, mut buffers: Buffers<'_>) -> Self {
         let visual = &config.visual;
         let (p, q, d) = (visual.patches(), visual.n_queries, visual.output_dim);
         let (t, n, heads) = (images * p, images * q, visual.resampler_heads());
         ResamplerActivations {
-            input: Buffer::f32(t, visual.width),
-            kv_raw: Buffer::f32(t, d),
-            ln_kv: Stats::new(t),
-            kv: Buffer::f32(t, d),
-            pos_kv: Buffer::f32(p, d),
-            k_in: Buffer::f32(t, d),
-            kv_heads: Buffer::f32(t, 2 * d),
-            ln_q: Stats::new(q),
-            q_in: Buffer::f32(q, d),
-            q: Buffer::f32(q, d),
-            q_all: Buffer::f32(n, d),
-            o: Buffer::f32(n, d),
-            lse: Buffer::f32(n, heads),
-            attended: Buffer::f32(n, d),
-            ln_post: Stats::new(n),
-            post: Buffer::f32(n, d),
+            input: buffers.values("input", t, visual.width),
+            kv_raw: buffers.values("kv_raw", t, d),
+            ln_kv: Stats::new(t, buffers.of("ln_kv")),
+            kv: buffers.values("kv", t, d),
+            pos_kv: buffers.values("pos_kv", p, d),
+            k_in: buffers.values("k_in", t, d),
+            kv_heads: buffers.values("kv_heads", t, 2 * d),
+            ln_q: Stats::new(q, buffers.of("ln_q")),
+            q_in: buffers.values("q_in", q, d),
+            q: buffers.values("q", q, d),
+            q_all: buffers.values("q_all", n, d),
+            o: buffers.values("o", n, d),
+            lse: buffers.f32("lse", n, heads),
+            attended: buffers.values("attended", n, d),
+            ln_post: Stats::new(n, buffers.of("ln_post")),
+            post: buffers.values("post", n, d),
             segments: (0..images).map(|i| Segment::all(i * q, q, i * p, p)).collect(),
         }
     }
@@ -110,24 +111,24 @@ impl ResamplerActivations {
 
 impl ResamplerScratch {
     /// Buffers for up to `images` images.
-    pub fn new(config: &ModelConfig, images: usize) -> Self {
+    pub(crate) fn new(config: &ModelConfig, images: usize, mut buffers: Buffers<'_>) -> Self {
         let visual = &config.visual;
         let (p, q, d) = (visual.patches(), visual.n_queries, visual.output_dim);
         let (t, n) = (images * p, images * q);
         ResamplerScratch {
-            d_post: Buffer::f32(n, d),
-            d_attended: Buffer::f32(n, d),
-            d_o: Buffer::f32(n, d),
-            d_q_all: Buffer::f32(n, d),
-            d_kv_heads: Buffer::f32(t, 2 * d),
-            delta: Buffer::f32(n, visual.resampler_heads()),
-            d_q: Buffer::f32(q, d),
-            d_q_in: Buffer::f32(q, d),
-            d_query: Buffer::f32(q, d),
-            d_k_in: Buffer::f32(t, d),
-            d_pos_kv: Buffer::f32(p, d),
-            d_kv_raw: Buffer::f32(t, d),
-            d_input: Buffer::f32(t, visual.width),
+            d_post: buffers.values("d_post", n, d),
+            d_attended: buffers.values("d_attended", n, d),
+            d_o: buffers.values("d_o", n, d),
+            d_q_all: buffers.values("d_q_all", n, d),
+            d_kv_heads: buffers.values("d_kv_heads", t, 2 * d),
+            delta: buffers.f32("delta", n, visual.resampler_heads()),
+            d_q: buffers.values("d_q", q, d),
+            d_q_in: buffers.values("d_q_in", q, d),
+            d_query: buffers.values("d_query", q, d),
+            d_k_in: buffers.values("d_k_in", t, d),
+            d_pos_kv: buffers.values("d_pos_kv", p, d),
+            d_kv_raw: buffers.values("d_kv_raw", t, d),
+            d_input: buffers.values("d_input", t, visual.width),
         }
     }
 }

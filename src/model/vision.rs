@@ -10,6 +10,7 @@
 
 use crate::device::Buffer;
 use crate::error::Result;
+use crate::model::buffers::Buffers;
 use crate::model::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig, VisualConfig};
 use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::names;
@@ -78,28 +79,33 @@ pub struct VisionScratch {
 
 impl VisionActivations {
     /// Buffers for up to `images` images; with `keep`, every block's own.
-    pub fn new(visual: &VisualConfig, images: usize, keep: bool) -> Self {
+    pub(crate) fn new(
+        visual: &VisualConfig,
+        images: usize,
+        keep: bool,
+        mut buffers: Buffers<'_>,
+    ) -> Self {
         let (p, w, m) = (visual.patches(), visual.width, visual.mlp_width());
         let (t, kept) = (images * p, if keep { visual.layers } else { visual.layers.min(1) });
-        let block = || BlockActivations {
-            ln_1: Stats::new(t),
-            h_1: Buffer::f32(t, w),
-            qkv: Buffer::f32(t, 3 * w),
-            o: Buffer::f32(t, w),
-            lse: Buffer::f32(t, visual.heads),
-            x_2: Buffer::f32(t, w),
-            ln_2: Stats::new(t),
-            h_2: Buffer::f32(t, w),
-            fc: Buffer::f32(t, m),
-            gelu: Buffer::f32(t, m),
+        let block = |mut buffers: Buffers<'_>| BlockActivations {
+            ln_1: Stats::new(t, buffers.of("ln_1")),
+            h_1: buffers.values("h_1", t, w),
+            qkv: buffers.values("qkv", t, 3 * w),
+            o: buffers.values("o", t, w),
+            lse: buffers.f32("lse", t, visual.heads),
+            x_2: buffers.values("x_2", t, w),
+            ln_2: Stats::new(t, buffers.of("ln_2")),
+            h_2: buffers.values("h_2", t, w),
+            fc: buffers.values("fc", t, m),
+            gelu: buffers.values("gelu", t, m),
         };
         VisionActivations {
-            position: Buffer::f32(p, w),
-            patches: Buffer::f32(t, visual.patch_elements()),
-            embedded: Buffer::f32(t, w),
-            pre: Stats::new(t),
-            stream: (0..kept + 1).map(|_| Buffer::f32(t, w)).collect(),
-            blocks: (0..kept).map(|_| block()).collect(),
+            position: buffers.values("position", p, w),
+            patches: buffers.values("patches", t, visual.patch_elements()),
+            embedded: buffers.values("embedded", t, w),
+            pre: Stats::new(t, buffers.of("pre")),
+            stream: (0..kept + 1).map(|n| buffers.values(&format!("stream {n}"), t, w)).collect(),
+            blocks: (0..kept).map(|n| block(buffers.of(format_args!("block {n}")))).collect(),
             segments: (0..images).map(|i| Segment::all(i * p, p, i * p, p)).collect(),
         }
     }
@@ -118,18 +124,18 @@ impl VisionActivations {
 
 impl VisionScratch {
     /// Buffers for up to `images` images.
-    pub fn new(visual: &VisualConfig, images: usize) -> Self {
+    pub(crate) fn new(visual: &VisualConfig, images: usize, mut buffers: Buffers<'_>) -> Self {
         let (p, w, m) = (visual.patches(), visual.width, visual.mlp_width());
         let t = images * p;
         VisionScratch {
-            d_fc: Buffer::f32(t, m),
-            d_gelu: Buffer::f32(t, m),
-            d_h: Buffer::f32(t, w),
-            d_o: Buffer::f32(t, w),
-            d_qkv: Buffer::f32(t, 3 * w),
-            delta: Buffer::f32(t, visual.heads),
-            d_embed: Buffer::f32(t, w),
-            d_position: Buffer::f32(p, w),
+            d_fc: buffers.values("d_fc", t, m),
+            d_gelu: buffers.values("d_gelu", t, m),
+            d_h: buffers.values("d_h", t, w),
+            d_o: buffers.values("d_o", t, w),
+            d_qkv: buffers.values("d_qkv", t, 3 * w),
+            delta: buffers.f32("delta", t, visual.heads),
+            d_embed: buffers.values("d_embed", t, w),
+            d_position: buffers.values("d_position", p, w),
         }
     }
 }

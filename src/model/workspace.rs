@@ -2,12 +2,14 @@
 
 use crate::data::pack::Pack;
 use crate::device::Buffer;
+use crate::device::arena::Plan;
 use crate::error::{Error, Result};
+use crate::model::buffers::Buffers;
 use crate::model::decoder::{self, Shared};
 use crate::model::params::Trainable;
 use crate::model::resampler::{ResamplerActivations, ResamplerScratch};
 use crate::model::vision::{VisionActivations, VisionScratch};
-use crate::model::{Lora, Model, RopeMode};
+use crate::model::{Lora, Model, RopeMode, Sizes};
 use crate::ops::attention::Segment;
 use crate::ops::{log_ratio, rope};
 use crate::tensor::Tensor;
@@ -123,32 +125,55 @@ pub(crate) struct TrainedVision {
 impl Workspace {
     /// Buffers for packs of `model` within `budget`.
     pub fn new(model: &Model, budget: Budget) -> Self {
-        let (config, layers) = (&model.config, model.config.num_hidden_layers);
+        Self::with(model.sizes(), budget, [Buffers::host(), Buffers::host()])
+    }
+
+    /// What a GPU would hold for packs within `budget`; with `pictures` going through the tower and
+    /// the resampler, else their features come from outside.
+    pub(crate) fn plan(sizes: Sizes<'_>, budget: Budget, pictures: bool, plan: &mut Plan) {
+        let mut vision = Plan::default();
+        Self::with(sizes, budget, [Buffers::planned(plan), Buffers::planned(&mut vision)]);
+        if pictures {
+            plan.append("", &vision);
+        }
+    }
+
+    fn with(sizes: Sizes<'_>, budget: Budget, [mut buffers, vision]: [Buffers<'_>; 2]) -> Self {
+        let Sizes { config, rank, .. } = sizes;
         let (t, r, d, v) = (budget.tokens, budget.head_rows, config.hidden_size, config.vocab_size);
         let train = budget.purpose == Purpose::Train;
-        let kept = if train { layers } else { 1 };
+        let kept = if train { config.num_hidden_layers } else { 1 };
         let chunk = (LOGITS_BYTES / (4 * v)).max(16).min(r.max(1));
+        let residual = |n: usize| buffers.values(&format!("residual {n}"), t, d);
+        let residuals = (0..kept + 1).map(residual).collect();
+        let block =
+            |n| decoder::Activations::new(config, t, rank, buffers.of(format_args!("block {n}")));
+        let blocks = (0..kept).map(block).collect();
+        let decoder = train.then(|| DecoderScratch {
+            d: buffers.values("d", t, d),
+            scratch: decoder::Scratch::new(config, t, rank, buffers.of("blocks")),
+        });
+        let mut head = buffers.of("head");
+        let head = Head {
+            x: head.values("x", r, d),
+            rstd: head.f32("rstd", r, 1),
+            h: head.values("h", r, d),
+            log_probs: head.f32("log_probs", r, 1),
+            logits: head.f32("logits", chunk, v),
+            d_h: train.then(|| head.values("d_h", r, d)),
+            d_x: head.values("d_x", if train { r } else { 0 }, d),
+            factors: head.f32("factors", r, 1),
+        };
+        let features = buffers.values("features", budget.images * config.visual.n_queries, d);
         Workspace {
             budget,
-            residuals: (0..kept + 1).map(|_| Buffer::f32(t, d)).collect(),
-            blocks: (0..kept).map(|_| decoder::Activations::new(config, t, model.rank)).collect(),
-            decoder: train.then(|| DecoderScratch {
-                d: Buffer::f32(t, d),
-                scratch: decoder::Scratch::new(config, t, model.rank),
-            }),
+            residuals,
+            blocks,
+            decoder,
             tables: Tables { rope: None, positions: t, logn: Vec::new(), segments: Vec::new() },
-            head: Head {
-                x: Buffer::f32(r, d),
-                rstd: Buffer::f32(r, 1),
-                h: Buffer::f32(r, d),
-                log_probs: Buffer::f32(r, 1),
-                logits: Buffer::f32(chunk, v),
-                d_h: train.then(|| Buffer::f32(r, d)),
-                d_x: Buffer::f32(if train { r } else { 0 }, d),
-                factors: Buffer::f32(r, 1),
-            },
-            features: Buffer::f32(budget.images * config.visual.n_queries, d),
-            vision: VisionWorkspace::new(model, budget.images, budget.purpose),
+            head,
+            features,
+            vision: VisionWorkspace::with(sizes, budget.images, budget.purpose, vision),
             log_probs: Vec::new(),
         }
     }
@@ -236,9 +261,12 @@ impl Workspace {
 impl VisionWorkspace {
     /// Buffers for up to `images` images at a time, fewer where nothing is kept.
     pub fn new(model: &Model, images: usize, purpose: Purpose) -> Self {
-        let (config, visual) = (&model.config, &model.config.visual);
-        let train =
-            |set: &[Trainable]| purpose == Purpose::Train && set.contains(&model.trainable());
+        Self::with(model.sizes(), images, purpose, Buffers::host())
+    }
+
+    fn with(sizes: Sizes<'_>, images: usize, purpose: Purpose, mut buffers: Buffers<'_>) -> Self {
+        let (config, visual) = (sizes.config, &sizes.config.visual);
+        let train = |set: &[Trainable]| purpose == Purpose::Train && set.contains(&sizes.trainable);
         let (resampler, tower) =
             (train(&[Trainable::Full, Trainable::All]), train(&[Trainable::All]));
         let chunk = (FROZEN_CHUNK_PATCHES / visual.patches()).max(1).min(images.max(1));
@@ -247,12 +275,12 @@ impl VisionWorkspace {
         VisionWorkspace {
             images: of(resampler),
             tower_images: of(tower),
-            tower: VisionActivations::new(visual, of(tower), tower),
-            resampler: ResamplerActivations::new(config, of(resampler)),
+            tower: VisionActivations::new(visual, of(tower), tower, buffers.of("tower")),
+            resampler: ResamplerActivations::new(config, of(resampler), buffers.of("resampler")),
             trained: resampler.then(|| TrainedVision {
-                d_features: Buffer::f32(rows, visual.output_dim),
-                resampler: ResamplerScratch::new(config, images),
-                tower: tower.then(|| VisionScratch::new(visual, images)),
+                d_features: buffers.values("d_features", rows, visual.output_dim),
+                resampler: ResamplerScratch::new(config, images, buffers.of("resampler")),
+                tower: tower.then(|| VisionScratch::new(visual, images, buffers.of("tower"))),
             }),
         }
     }

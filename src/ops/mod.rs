@@ -1,11 +1,11 @@
 //! One op, one place: `mod.rs` states the mathematics and checks the arguments once, `cpu.rs`
-//! computes on the CPU device.
+//! computes on the CPU device, `cuda.rs`, where there is one, launches kernels.
 //!
 //! | op | computes | where Qwen-VL has it |
 //! |---|---|---|
 //! | [`matmul`] | `a bᵀ`, `a b`, `aᵀ b`, column sums | every linear layer, its input and weight gradients |
 //! | [`attention`] | softmax over the keys of a segment, skipping what is masked | trees, vision tower, resampler, decoding |
-//! | [`rms_norm`] | `x / rms(x) · w` | decoder |
+//! | [`rms_norm`] | `h / rms(h) · w`, `h = x` or `x + residual` | decoder |
 //! | [`layer_norm`] | `(x − mean) / std · w + b` | vision tower, resampler |
 //! | [`rope`] | q and k turned by their position | decoder |
 //! | [`activation`] | GELU, SwiGLU | the MLPs |
@@ -14,8 +14,8 @@
 //! | [`patch_embed`] | pixels → normalised patches → width | vision tower's input |
 //! | [`interpolate`] | a grid of vectors at another size | position embeddings |
 //! | [`log_ratio`] | log-probability of each target and its gradient, no `[R, V]` buffer | head and loss |
-//! | [`adamw`] | one optimizer step | training |
-//! | [`grad_norm`] | sum of squares, search for non-finite values | training |
+//! | [`adamw`] | one optimizer step of all tensors | training |
+//! | [`grad_norm`] | norm and clipping, the verdict on a step, search for non-finite values | training |
 //!
 //! Contract. Arguments come in the order inputs, outputs, sizes, scalars. Outputs are allocated by
 //! the caller; no op allocates. Gradients of parameters always accumulate and are left out

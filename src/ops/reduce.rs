@@ -1,6 +1,8 @@
 //! Sums in a fixed order that vectorises: the same bytes for any number of threads, and the same
 //! shape of loop in every op. Loops vectorise inside [`crate::device::cpu::simd`].
 
+use std::ops::AddAssign;
+
 use crate::device::cpu;
 use crate::tensor::{Tensor, TensorMut};
 
@@ -62,10 +64,10 @@ pub(crate) fn sum3(x: &[f32], y: &[f32], z: &[f32], term: impl Fn(f32, f32, f32)
     fold(lanes)
 }
 
-/// Adds the lanes pairwise.
+/// Adds the lanes by halves: lane `l` and lane `l + N / 2`, and so on. `N` is a power of two.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
+pub(crate) fn fold<T: Copy + AddAssign, const N: usize>(mut lanes: [T; N]) -> T {
+    let mut width = N / 2;
     while width > 0 {
         for l in 0..width {
             lanes[l] += lanes[l + width];

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::pack::Layout;
 use crate::data::plan::{Batch, Objective, Shuffle, Spec};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::params::Trainable;
 use crate::train::choices::{Reference, SftTarget, Train, Vision};
@@ -191,7 +192,7 @@ settings! {
     /// Checkpoints that stay [2]
     #[arg(value_name = "N", help_heading = "Run")]
     keep: usize => [default 2];
-    /// auto, cpu or cuda:N [auto]
+    /// auto, cpu, cuda or cuda:N; auto is cpu until whole steps run on CUDA [auto]
     #[arg(value_name = "DEVICE", help_heading = "Run")]
     device: String => [default "auto".to_string()];
 }
@@ -361,18 +362,7 @@ impl Config {
                            step; pass --reference sidecar";
             return Err(Error::Usage(message.into()));
         }
-        check_device(&self.device)
-    }
-}
-
-/// Whether a run can use the device `name`.
-pub fn check_device(name: &str) -> Result<()> {
-    match name {
-        "auto" | "cpu" => Ok(()),
-        cuda if cuda == "cuda" || cuda.starts_with("cuda:") => Err(Error::Usage(format!(
-            "--device {cuda}: this build has no CUDA device; pass --device cpu"
-        ))),
-        other => Err(Error::Usage(format!("--device: expected auto, cpu or cuda:N, got {other}"))),
+        Device::gpu_named(&self.device).map(|_| ())
     }
 }
 

@@ -16,7 +16,9 @@ pub mod events;
 pub mod features;
 pub mod fingerprint;
 pub mod loss;
+pub mod memory;
 pub mod metrics;
+pub mod optimizer;
 pub mod output;
 mod progress;
 pub mod reference;
@@ -34,13 +36,13 @@ use crate::error::{Error, Result};
 use crate::model::adapter::Adapter;
 use crate::model::params::Layout;
 use crate::model::{Lora, RopeMode};
-use crate::ops::adamw::{self, AdamW};
-use crate::ops::grad_norm;
+use crate::ops::grad_norm::{self, Step};
 use crate::train::checkpoint::{Moments, State};
 use crate::train::config::Config;
 use crate::train::engine::Engine;
 use crate::train::loss::{Loss, Totals};
 use crate::train::metrics::{EvaluationRow, Metrics, StepRow};
+use crate::train::optimizer::Optimizer;
 pub use crate::train::progress::{Progress, Sink, Summary};
 use crate::train::reference::Sidecar;
 use crate::train::schedule::Schedule;
@@ -104,10 +106,7 @@ struct Trainer<'c> {
     /// The adapter that is trained, as it was at the start.
     adapter: Option<Adapter>,
     layout: Layout,
-    /// `[layout.len()]`, as are the moments.
-    gradients: Vec<f32>,
-    exp_avg: Vec<f32>,
-    exp_avg_sq: Vec<f32>,
+    optimizer: Optimizer,
     state: State,
     metrics: Metrics,
     summary: Summary,
@@ -135,7 +134,7 @@ impl Trainer<'_> {
         let packs = self.plan.packs(trees);
         let (mut totals, mut tokens, mut bad) = (Totals::default(), 0, None);
         let mut coefficients = Vec::new();
-        self.gradients.fill(0.0);
+        self.optimizer.gradients().fill(0.0f32);
         for trees in &packs {
             if stop() {
                 return Ok(Outcome::Abandoned);
@@ -152,8 +151,10 @@ impl Trainer<'_> {
             totals.add(&sums);
 
             // d loss / d θ, summed over the step
-            self.engine.backward(&pack, &coefficients, &mut self.gradients)?;
-            if !sums.loss.is_finite() || !grad_norm::all_finite(&self.gradients) {
+            let mut gradients = self.optimizer.gradients();
+            let gradients = gradients.elements();
+            self.engine.backward(&pack, &coefficients, gradients)?;
+            if !sums.loss.is_finite() || !grad_norm::all_finite(gradients) {
                 bad = Some(self.engine.names(&pack));
                 break;
             }
@@ -163,22 +164,20 @@ impl Trainer<'_> {
         }
 
         // the mean over the step's pairs; then clip, then AdamW
-        let per_pair = 1.0 / totals.count.max(1) as f64;
-        let norm = grad_norm::sum_of_squares(&self.gradients).sqrt() * per_pair;
         let lr = self.schedule.lr(self.state.step);
-        match &bad {
-            None => self.update(lr, per_pair * clip(norm, self.config.max_grad_norm))?,
-            Some(names) => {
-                let names = names.join(", ");
-                progress(Progress::Note(&format!(
-                    "step {}: loss or gradient is not finite, the step is skipped; records {names}",
-                    self.state.step + 1
-                )));
-            }
+        let step = Step { lr, scale: 1.0 / totals.count.max(1) as f64, loss: totals.loss };
+        let verdict = self.optimizer.step(self.engine.model.params_mut(), step)?;
+        self.state.updates = verdict.updates as u64;
+        let skipped = verdict.finite == 0.0;
+        if let Some(names) = &bad {
+            let names = names.join(", ");
+            progress(Progress::Note(&format!(
+                "step {}: loss or gradient is not finite, the step is skipped; records {names}",
+                self.state.step + 1
+            )));
         }
 
-        self.state.skipped_in_a_row =
-            if bad.is_some() { self.state.skipped_in_a_row + 1 } else { 0 };
+        self.state.skipped_in_a_row = if skipped { self.state.skipped_in_a_row + 1 } else { 0 };
         self.state.step += 1;
         self.state.epoch_step += 1;
         let mean = totals.mean();
@@ -190,13 +189,13 @@ impl Trainer<'_> {
             rejected_reward: mean.rejected,
             margin: mean.chosen - mean.rejected,
             accuracy: mean.right,
-            grad_norm: norm,
+            grad_norm: verdict.norm,
             lr,
             pairs: totals.count,
             tokens,
             packs: packs.len() as u64,
             seconds: started.elapsed().as_secs_f64(),
-            skipped: bad.is_some(),
+            skipped,
         };
         self.metrics.step(&row)?;
         progress(Progress::Step(&row));
@@ -210,27 +209,6 @@ impl Trainer<'_> {
             )));
         }
         Ok(Outcome::Done)
-    }
-
-    /// AdamW on every trained tensor; gradients count `scale` times.
-    fn update(&mut self, lr: f64, scale: f64) -> Result<()> {
-        self.state.updates += 1;
-        let params = self.engine.model.params_mut();
-        for info in &self.layout.tensors {
-            let range = info.range();
-            let adamw = AdamW {
-                lr: lr * self.config.lr_factor(&info.name),
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.eps,
-                weight_decay: if info.decay { self.config.weight_decay } else { 0.0 },
-                step: self.state.updates,
-            };
-            let (m, v) = (&mut self.exp_avg[range.clone()], &mut self.exp_avg_sq[range.clone()]);
-            let g = &self.gradients[range.clone()];
-            adamw::step(&mut params[range], g, m, v, scale as f32, &adamw)?;
-        }
-        Ok(())
     }
 
     /// Reference log-probs of the pack's branches; empty where the loss knows no reference.
@@ -299,11 +277,9 @@ impl Trainer<'_> {
 
     fn save(&mut self, progress: &mut Sink<'_>) -> Result<PathBuf> {
         self.state.metrics = self.metrics.position()?;
-        let moments = Moments {
-            params: self.engine.model.params(),
-            exp_avg: &self.exp_avg[..],
-            exp_avg_sq: &self.exp_avg_sq[..],
-        };
+        let [exp_avg, exp_avg_sq] = self.optimizer.moments()?;
+        let params = self.engine.model.params();
+        let moments = Moments { params, exp_avg: &*exp_avg, exp_avg_sq: &*exp_avg_sq };
         let Config { out, keep, .. } = self.config;
         let path = checkpoint::save(out, &self.state, &self.layout.tensors, &moments, *keep)?;
         progress(Progress::Saved(&path));
@@ -334,9 +310,4 @@ impl Trainer<'_> {
         self.summary.skipped += u64::from(row.skipped);
         self.summary.last = Some(row);
     }
-}
-
-/// PyTorch's clipping factor; `most` 0 clips nothing.
-fn clip(norm: f64, most: f64) -> f64 {
-    if most > 0.0 { (most / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }

@@ -8,11 +8,13 @@ use crate::data::lock::Lock;
 use crate::data::plan::{Extent, Plan, Tree};
 use crate::data::shard::Dataset;
 use crate::data::{atomic, trees};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::config::ModelConfig;
 use crate::model::params::Layout;
 use crate::model::{Budget, Lora, Model, Purpose, RopeMode};
+use crate::ops::adamw::AdamW;
 use crate::train::checkpoint::{self, Moments, State};
 use crate::train::choices::{Reference, Train, Vision};
 use crate::train::config::{Config, Settings};
@@ -20,6 +22,7 @@ use crate::train::engine::{self, Engine};
 use crate::train::features::{self, Features};
 use crate::train::fingerprint::Base;
 use crate::train::metrics::Metrics;
+use crate::train::optimizer::{self, Optimizer};
 use crate::train::reference::{Key, Sidecar};
 use crate::train::{Progress, Sink, Summary, Trainer};
 
@@ -34,6 +37,13 @@ impl<'c> Trainer<'c> {
         stop: &dyn Fn() -> bool,
         progress: &mut Sink<'_>,
     ) -> Result<Self> {
+        let device = Device::parse(&config.device)?;
+        if let Device::Cuda(cuda) = device {
+            let gpu = &cuda.gpu().name;
+            progress(Progress::Note(&format!(
+                "{device} ({gpu}) clips and updates; forward and backward run on the CPU"
+            )));
+        }
         let data = Dataset::open(&config.data)?;
         let model_config = ModelConfig::read(&config.model)?;
         engine::check_fits(&data, &model_config, &config.model)?;
@@ -46,15 +56,14 @@ impl<'c> Trainer<'c> {
         let model = Model::open(&config.model, config.trainable(), adapter.as_ref())?;
         let features = open_features(config, &data, &model, &base, stop, progress)?;
 
-        let extent = plan.extent(config.epochs, config.steps);
-        note_plan(&plan, &extent, &model, progress);
-        let held_out = plan.held_out_trees();
-        let (loss, total) = (config.loss(), extent.steps);
-        let stored = loss.needs_reference() && config.reference == Reference::Sidecar;
-        let constant = if stored { seen(&plan, config) } else { Vec::new() };
-        let passes = [extent, plan.pass_extent(&held_out), plan.pass_extent(&constant)];
-        let sidecar =
-            stored.then(|| Sidecar::open(&data, Key::new(&data, &base.model))).transpose()?;
+        let passes = Passes::of(&plan, config);
+        note_plan(&plan, &passes.steps, &model, progress);
+        let (loss, total) = (config.loss(), passes.steps.steps);
+        let budget = passes.budget(&plan);
+        let Passes { held_out, constant, .. } = passes;
+        let sidecar = stores_reference(config)
+            .then(|| Sidecar::open(&data, Key::new(&data, &base.model)))
+            .transpose()?;
 
         let mut summary = Summary {
             steps: total,
@@ -72,9 +81,8 @@ impl<'c> Trainer<'c> {
             output: PathBuf::new(),
         };
         let layout = model.layout().clone();
-        let flat = || vec![0.0; layout.len()];
-        let (gradients, mut exp_avg, mut exp_avg_sq) = (flat(), flat(), flat());
-        let mut engine = Engine::new(data, model, budget(&passes), config.layout, features);
+        let mut optimizer = open_optimizer(config, device, &layout)?;
+        let mut engine = Engine::new(data, model, budget, config.layout, features);
         let reference = match sidecar {
             // The base is still what it was: a checkpoint's values come after this.
             Some(sidecar) => Some(fill(sidecar, &mut engine, &plan, &constant, stop, progress)?),
@@ -82,12 +90,10 @@ impl<'c> Trainer<'c> {
         };
         let mut state = State::start(format!("{:016x}", engine.data.fingerprint()), base.model);
         if let Some(path) = found {
-            let moments = Moments {
-                params: engine.model.params_mut(),
-                exp_avg: &mut exp_avg[..],
-                exp_avg_sq: &mut exp_avg_sq[..],
-            };
-            state = take_up(&path, &layout, moments, &state)?;
+            state = optimizer.resume(|exp_avg, exp_avg_sq| {
+                let params = engine.model.params_mut();
+                take_up(&path, &layout, Moments { params, exp_avg, exp_avg_sq }, &state)
+            })?;
             summary.resumed_at = state.step;
         }
         let metrics = Metrics::open(&config.out, state.metrics)?;
@@ -102,9 +108,7 @@ impl<'c> Trainer<'c> {
             reference,
             adapter,
             layout,
-            gradients,
-            exp_avg,
-            exp_avg_sq,
+            optimizer,
             state,
             metrics,
             summary,
@@ -166,6 +170,13 @@ fn open_adapter(config: &Config, model: &ModelConfig) -> Result<Option<Adapter>>
         }
     };
     Ok(Some(adapter))
+}
+
+fn open_optimizer(config: &Config, device: Device, layout: &Layout) -> Result<Optimizer> {
+    let Config { beta1, beta2, eps, weight_decay, max_grad_norm, .. } = *config;
+    let settings = optimizer::Settings { adamw: AdamW { beta1, beta2, eps }, max_grad_norm };
+    let parts = optimizer::parts(layout, |name| config.lr_factor(name), weight_decay);
+    Optimizer::new(device, layout.len(), &parts, settings)
 }
 
 fn open_features(
@@ -239,15 +250,40 @@ fn fill(
     Ok(sidecar)
 }
 
-/// Buffers that take every pack of every pass.
-fn budget(passes: &[Extent]) -> Budget {
-    let most = |of: fn(&Extent) -> u64| passes.iter().map(of).max().unwrap_or(0) as usize;
-    Budget {
-        tokens: most(|e| e.max_tokens),
-        images: most(|e| e.max_images),
-        head_rows: most(|e| e.max_head_rows),
-        purpose: Purpose::Train,
+/// What a run goes through: its steps, and the trees of its other passes.
+pub(super) struct Passes {
+    steps: Extent,
+    held_out: Vec<Tree>,
+    /// Those whose reference is computed before the first step.
+    constant: Vec<Tree>,
+}
+
+impl Passes {
+    pub fn of(plan: &Plan, config: &Config) -> Self {
+        let stored = stores_reference(config);
+        Passes {
+            steps: plan.extent(config.epochs, config.steps),
+            held_out: plan.held_out_trees(),
+            constant: if stored { seen(plan, config) } else { Vec::new() },
+        }
     }
+
+    /// Buffers that take every pack of every pass.
+    pub fn budget(&self, plan: &Plan) -> Budget {
+        let others = [&self.held_out, &self.constant].map(|trees| plan.pass_extent(trees));
+        let passes = [&self.steps, &others[0], &others[1]];
+        let most = |of: fn(&Extent) -> u64| passes.map(of).into_iter().max().unwrap_or(0) as usize;
+        Budget {
+            tokens: most(|e| e.max_tokens),
+            images: most(|e| e.max_images),
+            head_rows: most(|e| e.max_head_rows),
+            purpose: Purpose::Train,
+        }
+    }
+}
+
+fn stores_reference(config: &Config) -> bool {
+    config.loss().needs_reference() && config.reference == Reference::Sidecar
 }
 
 fn note_plan(plan: &Plan, extent: &Extent, model: &Model, progress: &mut Sink<'_>) {

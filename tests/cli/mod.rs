@@ -121,6 +121,8 @@ fn every_command_does_its_part_of_the_job() {
     let pixels = |bytes: &[u8]| image::load_from_memory(bytes).unwrap().to_rgb8().into_raw();
     assert_eq!(pixels(&fs::read(site.path("picture.png")).unwrap()), pixels(&original));
 
+    let planned = site.json(&TRAIN.replace("--out @run", "--memory-plan"));
+    assert!(planned["bytes"].as_u64().unwrap() > 100_000, "{planned}");
     let trained = site.json(TRAIN);
     assert_eq!(trained["steps"], 2, "{trained}");
     let scored =

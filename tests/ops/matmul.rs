@@ -2,9 +2,11 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
+use silkie::device::cuda::{Algorithms, Cuda};
+use silkie::device::{Buffer, Device};
 use silkie::ops::Write::{self, Accumulate, Overwrite};
 use silkie::ops::matmul;
-use silkie::tensor::{Tensor, TensorMut};
+use silkie::tensor::{DType, Tensor, TensorMut};
 
 use crate::support::*;
 
@@ -248,4 +250,202 @@ fn refusal_of(
     bias: Option<Tensor<'_>>,
 ) -> String {
     refusal(matmul::nt(a, b, bias, TensorMut::new(y, rows, cols), 1.0, Overwrite))
+}
+
+/// A matrix on the GPU: some columns of a wider one, guards on both sides.
+struct There {
+    buffer: Buffer,
+    rows: usize,
+    left: usize,
+    cols: usize,
+    /// What lies there, guards as NaN, in f64.
+    values: Vec<f64>,
+}
+
+impl There {
+    /// `values(i, j)`, rounded to `dtype`; `left` and `right` guards in each row.
+    fn new(
+        cuda: Cuda,
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+        [left, right]: [usize; 2],
+        value: impl Fn(usize, usize) -> f32,
+    ) -> There {
+        let stride = left + cols + right;
+        let at = |i: usize| match (i / stride, i % stride) {
+            (row, col) if (left..left + cols).contains(&col) => value(row, col - left),
+            _ => f32::NAN,
+        };
+        let values: Vec<f32> = (0..rows * stride).map(at).collect();
+        let mut buffer = Buffer::on(Device::Cuda(cuda), dtype, rows, stride).unwrap();
+        match dtype {
+            DType::F32 => buffer.upload(Tensor::new(&values, rows, stride)).unwrap(),
+            _ => {
+                let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+                buffer.upload(Tensor::new(&values, rows, stride)).unwrap();
+            }
+        }
+        let mut there = There { buffer, rows, left, cols, values: Vec::new() };
+        there.values = there.read();
+        there
+    }
+
+    fn view(&self) -> Tensor<'_> {
+        self.buffer.view().slice_cols(self.left..self.left + self.cols)
+    }
+
+    fn view_mut(&mut self) -> TensorMut<'_> {
+        self.buffer.view_mut().slice_cols(self.left..self.left + self.cols)
+    }
+
+    /// Fails when something was written around the columns.
+    fn read(&self) -> Vec<f64> {
+        let (rows, stride) = (self.rows, self.buffer.cols());
+        let all: Vec<f64> = match self.buffer.view().dtype() {
+            DType::F32 => {
+                let mut all = vec![0.0f32; rows * stride];
+                self.buffer.download(TensorMut::new(&mut all, rows, stride)).unwrap();
+                all.into_iter().map(f64::from).collect()
+            }
+            _ => {
+                let mut all = vec![bf16::ZERO; rows * stride];
+                self.buffer.download(TensorMut::new(&mut all, rows, stride)).unwrap();
+                all.into_iter().map(f64::from).collect()
+            }
+        };
+        let inside = |i: &usize| (self.left..self.left + self.cols).contains(&(i % stride.max(1)));
+        let (inside, outside): (Vec<_>, Vec<_>) = (0..all.len()).partition(inside);
+        assert!(outside.iter().all(|&i| all[i].is_nan()), "written outside its columns");
+        inside.into_iter().map(|i| all[i]).collect()
+    }
+}
+
+/// One product on CUDA, of the kind `name`, into `dtype`: within f32's error of the sum, and twice
+/// the rounding into bf16 where that is what `c` is.
+fn check_cuda(
+    cuda: Cuda,
+    name: &str,
+    [m, n, k]: [usize; 3],
+    dtype: DType,
+    write: Write,
+    biased: bool,
+    guards: [usize; 2],
+) {
+    let case = (name, [m, n, k], dtype, write, biased, guards);
+    let numbers = |seed: u64, count: usize| random(count, seed);
+    let place = |dtype, [rows, cols]: [usize; 2], seed| {
+        let values = numbers(seed, rows * cols);
+        There::new(cuda, dtype, [rows, cols], guards, |i, j| values[i * cols + j])
+    };
+    let (a_shape, b_shape) = match name {
+        "nt" => ([m, k], [n, k]),
+        "nn" => ([m, k], [k, n]),
+        _ => ([k, m], [k, n]),
+    };
+    let (a, b) = (place(DType::Bf16, a_shape, 1), place(DType::Bf16, b_shape, 2));
+    let bias = place(dtype, [1, n], 3);
+    let mut c = match write {
+        Overwrite => There::new(cuda, dtype, [m, n], guards, |_, _| f32::NAN),
+        Accumulate => place(dtype, [m, n], 4),
+    };
+    let before = c.values.clone();
+    let alpha = 0.75f32;
+    match name {
+        "nt" => {
+            let bias = biased.then(|| bias.view());
+            matmul::nt(a.view(), b.view(), bias, c.view_mut(), alpha, write)
+        }
+        "nn" => matmul::nn(a.view(), b.view(), c.view_mut(), alpha, write),
+        _ => matmul::tn(a.view(), b.view(), c.view_mut(), alpha, write),
+    }
+    .unwrap();
+    let of_a = |i: usize, p: usize| a.values[if name == "tn" { p * m + i } else { i * k + p }];
+    let of_b = |p: usize, j: usize| b.values[if name == "nt" { j * k + p } else { p * n + j }];
+    let start = |i: usize, j: usize| {
+        let before = if write == Accumulate { before[i * n + j] } else { 0.0 };
+        before + if biased { bias.values[j] } else { 0.0 }
+    };
+    let expected = naive([m, n, k], of_a, of_b, f64::from(alpha), start);
+    let (abs_a, abs_b) = (|i, p| of_a(i, p).abs(), |p, j| of_b(p, j).abs());
+    let sizes = naive([m, n, k], abs_a, abs_b, f64::from(alpha), |i, j| start(i, j).abs());
+    let rounding = if dtype == DType::Bf16 { 2.0 * 2f64.powi(-9) } else { 0.0 };
+    for (i, (got, expected)) in c.read().iter().zip(&expected).enumerate() {
+        let most = bound(k) * sizes[i] + rounding * expected.abs();
+        let error = (got - expected).abs();
+        assert!(error <= most, "{case:?}: element {i} is {got}, expected {expected} within {most}");
+    }
+}
+
+#[test]
+fn products_on_cuda_match_their_sums() {
+    let Some(cuda) = cuda() else { return };
+    let shapes = [[1, 1, 1], [3, 5, 7], [16, 8, 32], [17, 9, 33], [1, 130, 64], [65, 40, 129]];
+    for shape in shapes {
+        for dtype in [DType::F32, DType::Bf16] {
+            for guards in [[0, 0], [8, 16], [3, 2]] {
+                for (name, biased) in [("nt", false), ("nt", true), ("nn", false), ("tn", false)] {
+                    check_cuda(cuda, name, shape, dtype, Overwrite, biased, guards);
+                    check_cuda(cuda, name, shape, dtype, Accumulate, biased, guards);
+                }
+            }
+        }
+    }
+}
+
+/// What was planned for the first product serves the second, whose operands lie elsewhere.
+#[test]
+fn a_product_on_cuda_can_be_asked_for_again() {
+    let Some(cuda) = cuda() else { return };
+    for _ in 0..3 {
+        check_cuda(cuda, "nt", [21, 13, 40], DType::Bf16, Overwrite, true, [8, 8]);
+    }
+}
+
+#[test]
+fn nothing_times_something_on_cuda_is_nothing() {
+    let Some(cuda) = cuda() else { return };
+    for name in ["nt", "nn", "tn"] {
+        for shape in [[0, 5, 3], [5, 0, 3], [3, 40, 0]] {
+            for dtype in [DType::F32, DType::Bf16] {
+                check_cuda(cuda, name, shape, dtype, Overwrite, false, [3, 2]);
+                check_cuda(cuda, name, shape, dtype, Accumulate, false, [3, 2]);
+            }
+        }
+    }
+}
+
+#[test]
+fn arguments_that_cuda_cannot_take_are_named() {
+    let Some(cuda) = cuda() else { return };
+    let there = |dtype| Buffer::on(Device::Cuda(cuda), dtype, 4, 4).unwrap();
+    let (wide, narrow) = (there(DType::F32), there(DType::Bf16));
+    let here = Buffer::f32(4, 4);
+    let mut c = there(DType::F32);
+    let error = refusal(matmul::nn(wide.view(), narrow.view(), c.view_mut(), 1.0, Overwrite));
+    assert_eq!(error, "matmul::nn: a has type F32, expected Bf16");
+    let error = refusal(matmul::tn(narrow.view(), here.view(), c.view_mut(), 1.0, Overwrite));
+    assert_eq!(error, "matmul::tn: b is on cpu, expected cuda:0 like the others");
+    let bias = narrow.view().slice_rows(0..1);
+    let (a, b) = (narrow.view(), narrow.view());
+    let error = refusal(matmul::nt(a, b, Some(bias), c.view_mut(), 1.0, Overwrite));
+    assert_eq!(error, "matmul::nt: bias has type Bf16, expected F32");
+    let mut here = here;
+    let error = refusal(matmul::nt(a, b, None, here.view_mut(), 1.0, Overwrite));
+    assert_eq!(error, "matmul::nt: a is on cuda:0, expected cpu like the others");
+}
+
+/// A resumed run asks for the algorithms of the run before.
+#[test]
+fn algorithms_travel_through_a_checkpoint() {
+    let Some(cuda) = cuda() else { return };
+    check_cuda(cuda, "nt", [33, 47, 65], DType::F32, Overwrite, false, [0, 0]);
+    let chosen = cuda.algorithms();
+    let text = serde_json::to_string(&chosen).unwrap();
+    assert!(text.contains(r#""rows":33,"columns":47,"depth":65"#), "{text}");
+    let read: Algorithms = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, chosen);
+    cuda.restore_algorithms(&read).unwrap();
+    let elsewhere = text.replace(&cuda.gpu().name, "NVIDIA Other");
+    let error = cuda.restore_algorithms(&serde_json::from_str(&elsewhere).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("expected NVIDIA Other with"), "{error}");
 }

@@ -40,6 +40,24 @@ pub fn assert_sums_close(
     );
 }
 
+/// Fails unless `got` is at most twice as far from `expected` as `rounded` is: the same formula, in
+/// f64, rounded only where the kernel says that it rounds. `bound` is what f32 arithmetic may add,
+/// as in [`assert_close`].
+#[track_caller]
+pub fn assert_rounded(
+    case: impl Debug,
+    got: &[f32],
+    expected: &[f64],
+    rounded: &[f64],
+    bound: f64,
+) {
+    let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let error: Vec<f64> = rounded.iter().zip(expected).map(|(r, e)| r - e).collect();
+    let size = norm(expected);
+    let allowed = 2.0 * norm(&error) / if size == 0.0 { 1.0 } else { size };
+    assert_close(case, got, expected, allowed + bound);
+}
+
 fn severity(error: f64) -> f64 {
     if error.is_nan() { f64::INFINITY } else { error.abs() }
 }

@@ -1,6 +1,7 @@
 //! What several tests share.
 
 mod compare;
+mod cuda;
 mod golden;
 pub mod golden_model;
 mod matrix;
@@ -9,6 +10,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 pub use compare::*;
+pub use cuda::*;
 pub use golden::Golden;
 pub use matrix::*;
 
@@ -37,7 +39,12 @@ fn folder(variable: &str, default: &str) -> Option<PathBuf> {
 pub fn skip(why: impl std::fmt::Display) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    writeln!(std::io::stderr(), "{test} skipped: {why}").expect("stderr can be written");
+    say(format_args!("{test} skipped: {why}"));
+}
+
+/// A line that is seen also when the test passes.
+fn say(text: impl std::fmt::Display) {
+    writeln!(std::io::stderr(), "{text}").expect("stderr can be written");
 }
 
 /// A property test of `cases` inputs, the same ones every time.

@@ -2,8 +2,10 @@
 
 mod checkpoint;
 mod config;
+mod cuda;
 mod fixture;
 mod loss;
+mod memory;
 mod metrics;
 mod resume;
 mod run;

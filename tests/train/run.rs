@@ -147,7 +147,7 @@ fn sidecar(fixture: &Fixture) -> Sidecar {
 }
 
 /// Adds `offset` to the stored reference of branch `branch` of every record that `which` picks.
-fn falsify(fixture: &Fixture, branch: u32, offset: f64, which: impl Fn(u32) -> bool) {
+pub fn falsify(fixture: &Fixture, branch: u32, offset: f64, which: impl Fn(u32) -> bool) {
     let data = fixture.dataset();
     let mut sidecar = sidecar(fixture);
     for record in (0..data.len() as u32).filter(|&r| which(r)) {

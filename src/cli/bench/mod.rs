@@ -1,5 +1,6 @@
 //! `silkie bench`: the parts a user waits for, measured.
 
+mod kernels;
 mod prepare;
 pub mod step;
 
@@ -14,6 +15,7 @@ pub struct Bench {
 
 #[derive(clap::Subcommand)]
 enum What {
+    Kernels(kernels::Kernels),
     Prepare(prepare::Prepare),
     Step(step::Step),
 }
@@ -22,6 +24,7 @@ impl Bench {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         match self.what {
+            What::Kernels(kernels) => kernels.run(),
             What::Prepare(prepare) => prepare.run(),
             What::Step(step) => step.run(),
         }

@@ -8,10 +8,10 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::print_json;
+use crate::cli::{only_cpu, print_json};
 use crate::data::atomic;
 use crate::data::pack::{BranchView, ImageRef, Layout, Pack, TreeView};
-use crate::device::{Buffer, memory};
+use crate::device::{Buffer, Device, memory};
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::config::ModelConfig;
@@ -19,11 +19,12 @@ use crate::model::init::{Changes, Init, Preset};
 use crate::model::params::Trainable;
 use crate::model::weights::write::{self, Output};
 use crate::model::{Budget, Images, Lora, Model, Purpose, RopeMode, Workspace, flop};
-use crate::ops::adamw::{self, AdamW};
+use crate::ops::adamw::AdamW;
+use crate::ops::grad_norm;
 use crate::ops::{Write, matmul};
 use crate::tensor::{DType, Tensor};
-use crate::train::config::check_device;
 use crate::train::loss::{Kind, Loss};
+use crate::train::optimizer::{self, Optimizer};
 
 /// Tokens of the prompt around the picture, and of the answers, header and end included.
 const PROMPT: usize = 80;
@@ -98,7 +99,7 @@ struct Report {
 impl Step {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        check_device(&self.device)?;
+        only_cpu("bench step", &self.device)?;
         if let Some(export) = &self.export {
             return self.write_export(export);
         }
@@ -154,7 +155,9 @@ impl Step {
         bench.adapter.write(out.join("adapter"), &dir)?;
         bench.record.write(&out.join("batch.safetensors"))?;
         let scale = 1.0 / bench.pack.pairs.len() as f32;
-        bench.gradients.iter_mut().for_each(|g| *g *= scale);
+        let mut gradients = bench.optimizer.gradients();
+        let gradients = gradients.elements::<f32>();
+        gradients.iter_mut().for_each(|g| *g *= scale);
         let tensors = &bench.model.layout().tensors;
         let outputs = tensors.iter().map(|t| Output {
             name: t.name.clone(),
@@ -163,7 +166,7 @@ impl Step {
         });
         let mut each = tensors.iter();
         write::file(out.join("grads.safetensors"), &outputs.collect::<Vec<_>>(), |_, sink| {
-            each.next().map_or(Ok(()), |t| sink.floats(&bench.gradients[t.range()]))
+            each.next().map_or(Ok(()), |t| sink.floats(&gradients[t.range()]))
         })?;
         let facts = json!({ "loss": loss, "beta": BETA, "model": dir });
         atomic::write_bytes(out.join("step.json"), format!("{facts:#}\n").as_bytes())?;
@@ -200,9 +203,7 @@ struct Bench {
     pack: Pack,
     workspace: Workspace,
     reference: Vec<f64>,
-    gradients: Vec<f32>,
-    moments: [Vec<f32>; 2],
-    optimizer: AdamW,
+    optimizer: Optimizer,
     loss: Loss,
     coefficients: Vec<f64>,
 }
@@ -225,19 +226,13 @@ impl Bench {
         let images = Images::Pixels(&images);
         model.forward(&mut workspace, &pack, images, Lora::Off, RopeMode::TRAIN)?;
         let reference = workspace.log_probs().to_vec();
-        let n = model.layout().len();
+        let layout = model.layout();
+        let adamw = AdamW { beta1: 0.9, beta2: 0.98, eps: 1e-8 };
+        let settings = optimizer::Settings { adamw, max_grad_norm: 0.0 };
+        let parts = optimizer::parts(layout, |_| 1.0, 0.05);
         Ok(Bench {
             rank: lora.r,
-            gradients: vec![0.0; n],
-            moments: [vec![0.0; n], vec![0.0; n]],
-            optimizer: AdamW {
-                lr: 1e-5,
-                beta1: 0.9,
-                beta2: 0.98,
-                eps: 1e-8,
-                weight_decay: 0.05,
-                step: 0,
-            },
+            optimizer: Optimizer::new(Device::Cpu, layout.len(), &parts, settings)?,
             loss: Loss {
                 kind: Kind::Sigmoid,
                 beta: BETA,
@@ -259,24 +254,25 @@ impl Bench {
 
     /// Overwrites the gradients with those of the sum of the pairs' losses; their mean loss.
     fn gradients(&mut self) -> Result<f64> {
-        let Bench { model, pack, workspace, reference, gradients, coefficients, .. } = self;
+        let Bench { model, pack, workspace, reference, optimizer, coefficients, .. } = self;
         let images = vec![self.record.pixels(); pack.images.len()];
         let images = Images::Pixels(&images);
         model.forward(workspace, pack, images, Lora::On, RopeMode::TRAIN)?;
         let policy = workspace.log_probs().to_vec();
         let totals = self.loss.pack(pack, &policy, reference, coefficients);
         let coefficients: Vec<f32> = coefficients.iter().map(|&c| c as f32).collect();
-        gradients.fill(0.0);
-        model.backward(workspace, pack, Lora::On, &coefficients, gradients)?;
+        let mut gradients = optimizer.gradients();
+        gradients.fill(0.0f32);
+        model.backward(workspace, pack, Lora::On, &coefficients, gradients.elements())?;
         Ok(totals.mean().loss)
     }
 
     fn step(&mut self) -> Result<()> {
-        self.gradients()?;
-        self.optimizer.step += 1;
-        let scale = 1.0 / self.pack.pairs.len() as f32;
-        let [m, v] = &mut self.moments;
-        adamw::step(self.model.params_mut(), &self.gradients, m, v, scale, &self.optimizer)
+        let loss = self.gradients()?;
+        let scale = 1.0 / self.pack.pairs.len() as f64;
+        let step = grad_norm::Step { lr: 1e-5, scale, loss };
+        self.optimizer.step(self.model.params_mut(), step)?;
+        Ok(())
     }
 }
 
@@ -312,7 +308,7 @@ impl Record {
         let answers = ANSWERS[..count].iter().map(|&n| (words(n), mask(n))).collect();
         let pairs = (0..count as u32).flat_map(|c| (c + 1..count as u32).map(move |r| [c, r]));
         let side = visual.image_size;
-        let mut picture = Buffer::zeroed(crate::device::Device::Cpu, DType::U8, 1, side * side * 3);
+        let mut picture = Buffer::host(DType::U8, 1, side * side * 3);
         rng.fill(picture.view_mut().elements::<u8>());
         Record { trunk, slots, answers, pairs: pairs.collect(), picture, side }
     }

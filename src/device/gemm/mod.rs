@@ -59,11 +59,23 @@ impl<'a> Operand<'a> {
         Operand { data, transposed: true }
     }
 
-    fn rows(&self) -> usize {
+    /// The view, as it lies.
+    pub fn data(&self) -> Tensor<'a> {
+        self.data
+    }
+
+    /// Whether the transpose of it is meant.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Of the matrix that is meant.
+    pub fn rows(&self) -> usize {
         self.data.shape()[usize::from(self.transposed)]
     }
 
-    fn cols(&self) -> usize {
+    /// As [`rows`](Self::rows).
+    pub fn cols(&self) -> usize {
         self.data.shape()[usize::from(!self.transposed)]
     }
 

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use memmap2::{Mmap, MmapMut};
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device};
+use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::model::names::matrix_shape;
 use crate::tensor::{DType, Tensor};
@@ -110,6 +110,7 @@ impl MappedTensor {
             DType::F32 => Tensor::new::<f32>(bytemuck::cast_slice(bytes), rows, cols),
             DType::Bf16 => Tensor::new::<bf16>(bytemuck::cast_slice(bytes), rows, cols),
             DType::F16 => Tensor::new::<f16>(bytemuck::cast_slice(bytes), rows, cols),
+            DType::F64 => Tensor::new::<f64>(bytemuck::cast_slice(bytes), rows, cols),
             DType::U32 => Tensor::new::<u32>(bytemuck::cast_slice(bytes), rows, cols),
             DType::U8 => Tensor::new::<u8>(bytes, rows, cols),
         }
@@ -131,7 +132,7 @@ impl MappedTensor {
                 DType::F32 => out.copy_from_slice(bytemuck::cast_slice(bytes)),
                 DType::Bf16 => widen(out, bytemuck::cast_slice::<u8, bf16>(bytes)),
                 DType::F16 => widen(out, bytemuck::cast_slice::<u8, f16>(bytes)),
-                DType::U32 | DType::U8 => unreachable!("weights are floats"),
+                DType::F64 | DType::U32 | DType::U8 => unreachable!("weights are floats"),
             }
         });
     }
@@ -148,7 +149,7 @@ fn widen<T: Copy + Into<f32>>(out: &mut [f32], from: &[T]) {
 }
 
 fn copied(bytes: &[u8]) -> Buffer {
-    let mut buffer = Buffer::zeroed(Device::Cpu, DType::U8, 1, bytes.len());
+    let mut buffer = Buffer::host(DType::U8, 1, bytes.len());
     buffer.view_mut().elements::<u8>().copy_from_slice(bytes);
     buffer
 }

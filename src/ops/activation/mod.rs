@@ -9,7 +9,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
@@ -18,13 +17,11 @@ use crate::tensor::{Tensor, TensorMut};
 ///
 /// About 45 FLOP per element; one read, one write. Errors: a shape or dtype that differs.
 pub fn gelu(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
-    let check = Check("activation::gelu");
+    let check = Check::on_cpu("activation::gelu");
     let shape = x.shape();
     check.f32("x", x, shape, "rows, cols")?;
     check.f32("y", y.as_ref(), shape, "rows, cols")?;
-    match x.device() {
-        Device::Cpu => cpu::gelu(x, y),
-    }
+    cpu::gelu(x, y);
     Ok(())
 }
 
@@ -32,14 +29,12 @@ pub fn gelu(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
 ///
 /// About 65 FLOP per element; two reads, one write. Errors: a shape or dtype that differs.
 pub fn gelu_backward(x: Tensor<'_>, dy: Tensor<'_>, dx: TensorMut<'_>) -> Result<()> {
-    let check = Check("activation::gelu_backward");
+    let check = Check::on_cpu("activation::gelu_backward");
     let shape = x.shape();
     check.f32("x", x, shape, "rows, cols")?;
     check.f32("dy", dy, shape, "rows, cols")?;
     check.f32("dx", dx.as_ref(), shape, "rows, cols")?;
-    match x.device() {
-        Device::Cpu => cpu::gelu_backward(x, dy, dx),
-    }
+    cpu::gelu_backward(x, dy, dx);
     Ok(())
 }
 
@@ -47,14 +42,12 @@ pub fn gelu_backward(x: Tensor<'_>, dy: Tensor<'_>, dx: TensorMut<'_>) -> Result
 ///
 /// About 20 FLOP per element; two reads, one write. Errors: a shape or dtype that differs.
 pub fn swiglu(a: Tensor<'_>, b: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
-    let check = Check("activation::swiglu");
+    let check = Check::on_cpu("activation::swiglu");
     let shape = a.shape();
     check.f32("a", a, shape, "rows, cols")?;
     check.f32("b", b, shape, "rows, cols")?;
     check.f32("y", y.as_ref(), shape, "rows, cols")?;
-    match a.device() {
-        Device::Cpu => cpu::swiglu(a, b, y),
-    }
+    cpu::swiglu(a, b, y);
     Ok(())
 }
 
@@ -68,15 +61,13 @@ pub fn swiglu_backward(
     da: TensorMut<'_>,
     db: TensorMut<'_>,
 ) -> Result<()> {
-    let check = Check("activation::swiglu_backward");
+    let check = Check::on_cpu("activation::swiglu_backward");
     let shape = a.shape();
     check.f32("a", a, shape, "rows, cols")?;
     check.f32("b", b, shape, "rows, cols")?;
     check.f32("dy", dy, shape, "rows, cols")?;
     check.f32("da", da.as_ref(), shape, "rows, cols")?;
     check.f32("db", db.as_ref(), shape, "rows, cols")?;
-    match a.device() {
-        Device::Cpu => cpu::swiglu_backward(a, b, dy, da, db),
-    }
+    cpu::swiglu_backward(a, b, dy, da, db);
     Ok(())
 }

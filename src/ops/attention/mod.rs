@@ -15,7 +15,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
@@ -79,15 +78,13 @@ pub fn forward(
     head_dim: usize,
     scale: f32,
 ) -> Result<()> {
-    let check = Check("attention::forward");
+    let check = Check::on_cpu("attention::forward");
     let heads = check_inputs(check, q, k, v, head_dim)?;
     check.f32("o", o.as_ref(), q.shape(), "queries, heads · head_dim")?;
     check.f32("lse", lse.as_ref(), [q.rows(), heads], "queries, heads")?;
     check_segments(check, segments, q.rows(), k.rows())?;
     let inputs = Inputs { q, k, v, head_dim, scale };
-    match o.device() {
-        Device::Cpu => cpu::forward(inputs, segments, o, lse),
-    }
+    cpu::forward(inputs, segments, o, lse);
     Ok(())
 }
 
@@ -111,7 +108,7 @@ pub fn backward(
     head_dim: usize,
     scale: f32,
 ) -> Result<()> {
-    let check = Check("attention::backward");
+    let check = Check::on_cpu("attention::backward");
     let heads = check_inputs(check, q, k, v, head_dim)?;
     for (name, tensor) in [("o", o), ("d_o", d_o), ("dq", dq.as_ref())] {
         check.f32(name, tensor, q.shape(), "queries, heads · head_dim")?;
@@ -124,9 +121,7 @@ pub fn backward(
     }
     check_segments(check, segments, q.rows(), k.rows())?;
     let inputs = Inputs { q, k, v, head_dim, scale };
-    match dq.device() {
-        Device::Cpu => cpu::backward(inputs, o, lse, d_o, segments, dq, dk, dv, delta),
-    }
+    cpu::backward(inputs, o, lse, d_o, segments, dq, dk, dv, delta);
     Ok(())
 }
 

@@ -11,7 +11,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
@@ -20,14 +19,12 @@ use crate::tensor::{Tensor, TensorMut};
 ///
 /// `32·t²·D` FLOP. Errors: a shape or dtype that differs, rows that are no square number.
 pub fn forward(src: Tensor<'_>, dst: TensorMut<'_>) -> Result<()> {
-    let check = Check("interpolate::forward");
+    let check = Check::on_cpu("interpolate::forward");
     let width = src.cols();
     check.f32("src", src, [src.rows(), width], "grid · grid, width")?;
     check.f32("dst", dst.as_ref(), [dst.rows(), width], "grid · grid, width")?;
     let (from, to) = (grid(check, "src", src)?, grid(check, "dst", dst.as_ref())?);
-    match src.device() {
-        Device::Cpu => cpu::forward(src, dst, from, to),
-    }
+    cpu::forward(src, dst, from, to);
     Ok(())
 }
 
@@ -35,14 +32,12 @@ pub fn forward(src: Tensor<'_>, dst: TensorMut<'_>) -> Result<()> {
 ///
 /// `32·t²·D` FLOP. Errors: a shape or dtype that differs, rows that are no square number.
 pub fn backward(ddst: Tensor<'_>, dsrc: TensorMut<'_>) -> Result<()> {
-    let check = Check("interpolate::backward");
+    let check = Check::on_cpu("interpolate::backward");
     let width = ddst.cols();
     check.f32("ddst", ddst, [ddst.rows(), width], "grid · grid, width")?;
     check.f32("dsrc", dsrc.as_ref(), [dsrc.rows(), width], "grid · grid, width")?;
     let (from, to) = (grid(check, "dsrc", dsrc.as_ref())?, grid(check, "ddst", ddst)?);
-    match ddst.device() {
-        Device::Cpu => cpu::backward(ddst, dsrc, from, to),
-    }
+    cpu::backward(ddst, dsrc, from, to);
     Ok(())
 }
 

@@ -10,7 +10,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::Write;
 use crate::ops::check::Check;
@@ -30,7 +29,7 @@ pub fn forward(
     rstd: TensorMut<'_>,
     eps: f32,
 ) -> Result<()> {
-    let check = Check("layer_norm::forward");
+    let check = Check::on_cpu("layer_norm::forward");
     let [rows, cols] = x.shape();
     check.f32("x", x, [rows, cols], "rows, cols")?;
     check.f32("weight", weight, [1, cols], "1, cols")?;
@@ -38,9 +37,7 @@ pub fn forward(
     check.f32("y", y.as_ref(), [rows, cols], "rows, cols")?;
     check.f32("mean", mean.as_ref(), [rows, 1], "rows, 1")?;
     check.f32("rstd", rstd.as_ref(), [rows, 1], "rows, 1")?;
-    match x.device() {
-        Device::Cpu => cpu::forward(x, weight, bias, y, mean, rstd, eps),
-    }
+    cpu::forward(x, weight, bias, y, mean, rstd, eps);
     Ok(())
 }
 
@@ -61,7 +58,7 @@ pub fn backward(
     dbias: Option<TensorMut<'_>>,
     write: Write,
 ) -> Result<()> {
-    let check = Check("layer_norm::backward");
+    let check = Check::on_cpu("layer_norm::backward");
     let [rows, cols] = x.shape();
     check.f32("x", x, [rows, cols], "rows, cols")?;
     check.f32("weight", weight, [1, cols], "1, cols")?;
@@ -74,8 +71,6 @@ pub fn backward(
             check.f32(name, gradient.as_ref(), [1, cols], "1, cols")?;
         }
     }
-    match x.device() {
-        Device::Cpu => cpu::backward(x, weight, mean, rstd, dy, dx, dweight, dbias, write),
-    }
+    cpu::backward(x, weight, mean, rstd, dy, dx, dweight, dbias, write);
     Ok(())
 }

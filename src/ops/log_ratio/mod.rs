@@ -12,7 +12,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
@@ -32,15 +31,13 @@ pub fn forward(
     dh: Option<TensorMut<'_>>,
     logits: TensorMut<'_>,
 ) -> Result<()> {
-    let check = Check("log_ratio::forward");
+    let check = Check::on_cpu("log_ratio::forward");
     check_inputs(check, h, head, targets, logits.as_ref())?;
     check.f32("log_probs", log_probs.as_ref(), [h.rows(), 1], "rows, 1")?;
     if let Some(dh) = &dh {
         check.f32("dh", dh.as_ref(), h.shape(), "rows, width")?;
     }
-    match logits.device() {
-        Device::Cpu => cpu::forward(h, head, targets, log_probs, dh, logits),
-    }
+    cpu::forward(h, head, targets, log_probs, dh, logits)
 }
 
 /// `dhead [V, D] += Σ_r factors[r] · unit logit gradient of row r ⊗ h_r`, for a head that is
@@ -54,13 +51,11 @@ pub fn backward_head(
     dhead: TensorMut<'_>,
     logits: TensorMut<'_>,
 ) -> Result<()> {
-    let check = Check("log_ratio::backward_head");
+    let check = Check::on_cpu("log_ratio::backward_head");
     check_inputs(check, h, head, targets, logits.as_ref())?;
     check.f32("factors", factors, [h.rows(), 1], "rows, 1")?;
     check.f32("dhead", dhead.as_ref(), head.shape(), "vocabulary, width")?;
-    match logits.device() {
-        Device::Cpu => cpu::backward_head(h, head, targets, factors, dhead, logits),
-    }
+    cpu::backward_head(h, head, targets, factors, dhead, logits)
 }
 
 /// The log-probability of each branch: the sum of rows `offsets[b]..offsets[b + 1]`, in row

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use crate::device::cpu::par_cols;
 use crate::device::gemm::{self, Operand, Store, Widen};
 use crate::ops::Write;
+use crate::ops::matmul::store;
 use crate::tensor::{DType, Tensor, TensorMut};
 
 /// Rows up to which `nt` reads the weight as it lies instead of packing it: token by token
@@ -14,13 +15,6 @@ const FEW_ROWS: usize = 4;
 const FEW_ROWS_BLOCK: usize = 32;
 /// Columns per task of [`column_sums`].
 const SUM_COLUMNS: usize = 64;
-
-fn store(alpha: f32, write: Write) -> Store<'static> {
-    match write {
-        Write::Overwrite => Store::overwrite(alpha),
-        Write::Accumulate => Store::accumulate(alpha),
-    }
-}
 
 pub(super) fn nt(
     a: Tensor<'_>,

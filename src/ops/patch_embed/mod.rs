@@ -11,7 +11,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::ops::{Write, matmul, rows};
@@ -62,7 +61,7 @@ pub fn forward(
     mut y: TensorMut<'_>,
     spec: &Patches,
 ) -> Result<()> {
-    let check = Check("patch_embed::forward");
+    let check = Check::on_cpu("patch_embed::forward");
     let (size, patch) = (spec.image_size, spec.patch_size);
     if patch == 0 || size % patch != 0 {
         let message = format!("patch_size is {patch}, expected a divisor of image_size {size}");
@@ -76,9 +75,7 @@ pub fn forward(
     check.f32("position", position, [count, width], "patches, width")?;
     check.f32("patches", patches.as_ref(), [images * count, values], "n · P, 3 · p · p")?;
     check.f32("y", y.as_ref(), [images * count, width], "n · P, width")?;
-    match pixels.device() {
-        Device::Cpu => cpu::cut(pixels, patches.reborrow(), spec),
-    }
+    cpu::cut(pixels, patches.reborrow(), spec);
     matmul::nt(patches.as_ref(), weight, None, y.reborrow(), 1.0, Write::Overwrite)?;
     rows::add_cycled(position, y)
 }
@@ -94,7 +91,7 @@ pub fn backward(
     dweight: Option<TensorMut<'_>>,
     dposition: Option<TensorMut<'_>>,
 ) -> Result<()> {
-    let check = Check("patch_embed::backward");
+    let check = Check::on_cpu("patch_embed::backward");
     let ([rows, values], width) = (patches.shape(), dy.cols());
     check.f32("patches", patches, [rows, values], "n · P, 3 · p · p")?;
     check.f32("dy", dy, [rows, width], "n · P, width")?;

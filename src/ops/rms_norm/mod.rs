@@ -1,14 +1,16 @@
-//! Root-mean-square normalisation over the last axis.
+//! Root-mean-square normalisation over the last axis, after adding the residual.
 //!
 //! ```text
-//! forward    r = 1 / sqrt(mean(x²) + eps)     y = x · r · w
-//! backward   g = dy · w     dx = r · (g − x · r² · mean(g · x))     dw += Σ_rows dy · x · r
+//! forward    h = x + residual     r = 1 / sqrt(mean(h²) + eps)     y = h · r · w
+//! backward   g = dy · w     dh = r · (g − h · r² · mean(g · h))     dw += Σ_rows dy · h · r
 //! ```
 //!
-//! Sums in f32, so `|x|` must stay below 1e18. Source: Zhang and Sennrich, arXiv 1910.07467;
-//! eps inside the root, as Qwen does.
+//! Sums in f32, so `|h|` must stay below 1e18. `T` is f32; on CUDA also bf16: `h`, which the
+//! statistics are taken of, `y` and `dh` are then rounded once. Source: Zhang and Sennrich, arXiv
+//! 1910.07467; eps inside the root, as Qwen does.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -16,56 +18,75 @@ use crate::ops::Write;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
 
-/// `x`, `y`: `[rows, cols]`; `weight`: `[1, cols]`; `rstd`: `[rows, 1]`, kept for [`backward`].
+/// What is added before the norm, and where the sum goes.
+pub struct Residual<'a> {
+    /// `[rows, cols]` T.
+    pub add: Tensor<'a>,
+    /// `[rows, cols]` T, overwritten by `x + add`.
+    pub h: TensorMut<'a>,
+}
+
+/// `x`, `y`: `[rows, cols]` T; `weight`: `[1, cols]` T; `rstd`: `[rows, 1]` f32, kept for
+/// [`backward`]. Without a `residual`, `h` is `x`.
 ///
-/// All f32; overwrites `y` and `rstd`. 4 FLOP per element; reads and writes `[rows, cols]` once.
-/// Errors: a shape or dtype that differs from these.
+/// Overwrites `y` and `rstd`. 4 FLOP per element; reads and writes `[rows, cols]` once, with a
+/// residual twice. Errors: a shape or dtype that differs from these; on CUDA, rows that are not
+/// whole packs of 16 bytes.
 pub fn forward(
     x: Tensor<'_>,
+    residual: Option<Residual<'_>>,
     weight: Tensor<'_>,
     y: TensorMut<'_>,
     rstd: TensorMut<'_>,
     eps: f32,
 ) -> Result<()> {
-    let check = Check("rms_norm::forward");
-    let [rows, cols] = x.shape();
-    check.f32("x", x, [rows, cols], "rows, cols")?;
-    check.f32("weight", weight, [1, cols], "1, cols")?;
-    check.f32("y", y.as_ref(), [rows, cols], "rows, cols")?;
+    let check = Check::on(x.device(), "rms_norm::forward");
+    let ([rows, cols], t) = (x.shape(), [x.dtype()]);
+    let wide = |name, tensor| check.packed(name, tensor, &t, [rows, cols], "rows, cols");
+    check.packed("x", x, check.activations(), [rows, cols], "rows, cols")?;
+    if let Some(Residual { add, h }) = &residual {
+        wide("residual", *add)?;
+        wide("h", h.as_ref())?;
+    }
+    check.packed("weight", weight, &t, [1, cols], "1, cols")?;
+    wide("y", y.as_ref())?;
     check.f32("rstd", rstd.as_ref(), [rows, 1], "rows, 1")?;
     match x.device() {
-        Device::Cpu => cpu::forward(x, weight, y, rstd, eps),
+        Device::Cpu => cpu::forward(x, residual, weight, y, rstd, eps),
+        Device::Cuda(cuda) => cuda::forward(cuda, x, residual, weight, y, rstd, eps)?,
     }
     Ok(())
 }
 
-/// `x`, `dy`, `dx`: `[rows, cols]`; `weight`, `dweight`: `[1, cols]`; `rstd`: `[rows, 1]` as
-/// [`forward`] left it.
+/// `h`, `dy`, `dh`: `[rows, cols]` T; `weight`: `[1, cols]` T; `dweight`: `[1, cols]` f32; `rstd`:
+/// `[rows, 1]` f32 as [`forward`] left it, of the same `h`.
 ///
-/// All f32; writes `dx` as `write` says, adds to `dweight` unless the weight is frozen (`None`).
-/// 9 FLOP per element and 3 more for `dweight`; reads `x` and `dy` twice, writes `dx` once.
-/// Errors: a shape or dtype that differs from these.
+/// Writes `dh` as `write` says, adds to `dweight` unless the weight is frozen (`None`). 9 FLOP per
+/// element and 3 more for `dweight`; reads `h` and `dy` twice, writes `dh` once. Errors: as
+/// [`forward`].
 pub fn backward(
-    x: Tensor<'_>,
+    h: Tensor<'_>,
     weight: Tensor<'_>,
     rstd: Tensor<'_>,
     dy: Tensor<'_>,
-    dx: TensorMut<'_>,
+    dh: TensorMut<'_>,
     dweight: Option<TensorMut<'_>>,
     write: Write,
 ) -> Result<()> {
-    let check = Check("rms_norm::backward");
-    let [rows, cols] = x.shape();
-    check.f32("x", x, [rows, cols], "rows, cols")?;
-    check.f32("weight", weight, [1, cols], "1, cols")?;
+    let check = Check::on(h.device(), "rms_norm::backward");
+    let ([rows, cols], t) = (h.shape(), [h.dtype()]);
+    let wide = |name, tensor| check.packed(name, tensor, &t, [rows, cols], "rows, cols");
+    check.packed("h", h, check.activations(), [rows, cols], "rows, cols")?;
+    check.packed("weight", weight, &t, [1, cols], "1, cols")?;
     check.f32("rstd", rstd, [rows, 1], "rows, 1")?;
-    check.f32("dy", dy, [rows, cols], "rows, cols")?;
-    check.f32("dx", dx.as_ref(), [rows, cols], "rows, cols")?;
+    wide("dy", dy)?;
+    wide("dh", dh.as_ref())?;
     if let Some(dweight) = &dweight {
         check.f32("dweight", dweight.as_ref(), [1, cols], "1, cols")?;
     }
-    match x.device() {
-        Device::Cpu => cpu::backward(x, weight, rstd, dy, dx, dweight, write),
+    match h.device() {
+        Device::Cpu => cpu::backward(h, weight, rstd, dy, dh, dweight, write),
+        Device::Cuda(cuda) => cuda::backward(cuda, h, weight, rstd, dy, dh, dweight, write)?,
     }
     Ok(())
 }

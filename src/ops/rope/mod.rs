@@ -12,7 +12,6 @@
 mod cpu;
 mod table;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
@@ -34,10 +33,8 @@ pub fn forward(
     logn: Option<Tensor<'_>>,
     head_dim: usize,
 ) -> Result<()> {
-    validate(Check("rope::forward"), qk.as_ref(), positions, table, logn, head_dim)?;
-    match qk.device() {
-        Device::Cpu => cpu::forward(qk, positions, table, logn, head_dim),
-    }
+    validate(Check::on_cpu("rope::forward"), qk.as_ref(), positions, table, logn, head_dim)?;
+    cpu::forward(qk, positions, table, logn, head_dim);
     Ok(())
 }
 
@@ -49,10 +46,8 @@ pub fn backward(
     logn: Option<Tensor<'_>>,
     head_dim: usize,
 ) -> Result<()> {
-    validate(Check("rope::backward"), qk.as_ref(), positions, table, logn, head_dim)?;
-    match qk.device() {
-        Device::Cpu => cpu::backward(qk, positions, table, logn, head_dim),
-    }
+    validate(Check::on_cpu("rope::backward"), qk.as_ref(), positions, table, logn, head_dim)?;
+    cpu::backward(qk, positions, table, logn, head_dim);
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 
 mod cpu;
 
-use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
@@ -13,15 +12,13 @@ use crate::tensor::{Tensor, TensorMut};
 /// No arithmetic, `R · D` elements read and written. Errors: a shape or dtype that differs, an
 /// index beyond `src`.
 pub fn gather(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) -> Result<()> {
-    let check = Check("rows::gather");
+    let check = Check::on_cpu("rows::gather");
     let (rows, [limit, width]) = (index.rows(), src.shape());
     check.f32("src", src, [limit, width], "rows, width")?;
     check.u32("index", index, [rows, 1], "gathered rows, 1")?;
     check.f32("dst", dst.as_ref(), [rows, width], "gathered rows, width")?;
     check.below("index", index, limit, "rows of src")?;
-    match src.device() {
-        Device::Cpu => cpu::gather(src, index, dst),
-    }
+    cpu::gather(src, index, dst);
     Ok(())
 }
 
@@ -31,10 +28,8 @@ pub fn gather(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) -> Result<
 /// No arithmetic, `R · D` elements read and written. Errors: a shape or dtype that differs, an
 /// index beyond `dst`.
 pub fn scatter(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) -> Result<()> {
-    scattered(Check("rows::scatter"), src, index, dst.as_ref())?;
-    match src.device() {
-        Device::Cpu => cpu::scatter(src, index, dst),
-    }
+    scattered(Check::on_cpu("rows::scatter"), src, index, dst.as_ref())?;
+    cpu::scatter(src, index, dst);
     Ok(())
 }
 
@@ -43,10 +38,8 @@ pub fn scatter(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) -> Result
 ///
 /// `R · D` additions. Errors: a shape or dtype that differs, an index beyond `dst`.
 pub fn scatter_add(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) -> Result<()> {
-    scattered(Check("rows::scatter_add"), src, index, dst.as_ref())?;
-    match src.device() {
-        Device::Cpu => cpu::scatter_add(src, index, dst),
-    }
+    scattered(Check::on_cpu("rows::scatter_add"), src, index, dst.as_ref())?;
+    cpu::scatter_add(src, index, dst);
     Ok(())
 }
 
@@ -54,37 +47,31 @@ pub fn scatter_add(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) -> Re
 ///
 /// One FLOP per element. Errors: a shape or dtype that differs.
 pub fn scale(x: TensorMut<'_>, factors: Tensor<'_>) -> Result<()> {
-    let check = Check("rows::scale");
+    let check = Check::on_cpu("rows::scale");
     let [rows, width] = x.shape();
     check.f32("x", x.as_ref(), [rows, width], "rows, width")?;
     check.f32("factors", factors, [rows, 1], "rows, 1")?;
-    match x.device() {
-        Device::Cpu => cpu::scale(x, factors),
-    }
+    cpu::scale(x, factors);
     Ok(())
 }
 
 /// `y = x`, both `[R, D]`. Errors: a shape or dtype that differs.
 pub fn copy(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
-    let check = Check("rows::copy");
+    let check = Check::on_cpu("rows::copy");
     let shape = x.shape();
     check.f32("x", x, shape, "rows, width")?;
     check.f32("y", y.as_ref(), shape, "rows, width")?;
-    match x.device() {
-        Device::Cpu => cpu::copy(x, y),
-    }
+    cpu::copy(x, y);
     Ok(())
 }
 
 /// `y += x`, both `[R, D]`. One FLOP per element. Errors: a shape or dtype that differs.
 pub fn add(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
-    let check = Check("rows::add");
+    let check = Check::on_cpu("rows::add");
     let shape = x.shape();
     check.f32("x", x, shape, "rows, width")?;
     check.f32("y", y.as_ref(), shape, "rows, width")?;
-    match x.device() {
-        Device::Cpu => cpu::add(x, y),
-    }
+    cpu::add(x, y);
     Ok(())
 }
 
@@ -93,10 +80,8 @@ pub fn add(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
 ///
 /// One FLOP per element. Errors: a shape or dtype that differs, rows of `y` no multiple of `P`.
 pub fn add_cycled(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
-    cycled(Check("rows::add_cycled"), ("x", x), ("y", y.as_ref()))?;
-    match x.device() {
-        Device::Cpu => cpu::add_cycled(x, y),
-    }
+    cycled(Check::on_cpu("rows::add_cycled"), ("x", x), ("y", y.as_ref()))?;
+    cpu::add_cycled(x, y);
     Ok(())
 }
 
@@ -105,10 +90,8 @@ pub fn add_cycled(x: Tensor<'_>, y: TensorMut<'_>) -> Result<()> {
 ///
 /// One FLOP per element. Errors: a shape or dtype that differs, rows of `dy` no multiple of `P`.
 pub fn add_cycled_backward(dy: Tensor<'_>, dx: TensorMut<'_>) -> Result<()> {
-    cycled(Check("rows::add_cycled_backward"), ("dx", dx.as_ref()), ("dy", dy))?;
-    match dy.device() {
-        Device::Cpu => cpu::add_cycled_backward(dy, dx),
-    }
+    cycled(Check::on_cpu("rows::add_cycled_backward"), ("dx", dx.as_ref()), ("dy", dy))?;
+    cpu::add_cycled_backward(dy, dx);
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ptr::NonNull;
+use std::slice;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::report::Kind;
@@ -180,15 +181,16 @@ impl Region {
     pub fn copy(&self, to: u64, from: u64, bytes: usize) {
         let end = to.max(from) as usize + bytes;
         assert!(end <= self.bytes, "a copy outside of its region");
-        // SAFETY: both ranges lie inside the mappings; they may overlap.
+        // SAFETY: both ranges lie inside the mappings; they may overlap, so the shadow of one is copied
+        // before the other's is borrowed.
         unsafe {
             let data = self.data.as_ptr();
             data.add(to as usize).copy_from(data.add(from as usize), bytes);
             let shadow = self.shadow.as_ptr();
-            let from: Vec<u8> = (0..bytes).map(|i| *shadow.add(from as usize + i)).collect();
-            for (i, flags) in from.into_iter().enumerate() {
-                let to = shadow.add(to as usize + i);
-                to.write(to.read() & !INITIALISED | flags & INITIALISED);
+            let from = slice::from_raw_parts(shadow.add(from as usize), bytes).to_vec();
+            let to = slice::from_raw_parts_mut(shadow.add(to as usize), bytes);
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *to & !INITIALISED | from & INITIALISED;
             }
         }
     }
@@ -197,8 +199,13 @@ impl Region {
     pub fn uninitialised(&self, offset: u64, bytes: usize) -> usize {
         assert!(offset as usize + bytes <= self.bytes, "a count outside of its region");
         // SAFETY: inside the mapping.
-        let flags = |i| unsafe { self.shadow.as_ptr().add(offset as usize + i).read() };
-        (0..bytes).filter(|&i| flags(i) & INITIALISED == 0).count()
+        let flags =
+            unsafe { slice::from_raw_parts(self.shadow.as_ptr().add(offset as usize), bytes) };
+        // Sums that fit in a byte are sums of many bytes at once.
+        let count = |flags: &[u8]| -> u8 {
+            flags.iter().map(|flag| u8::from(flag & INITIALISED == 0)).sum()
+        };
+        flags.chunks(128).map(|flags| usize::from(count(flags))).sum()
     }
 
     /// Gives the whole pages of a range back to the system; they read as zero again.

@@ -7,7 +7,7 @@ use std::process::Command;
 use emucuda::exec::Options;
 use emucuda::ptx::parse;
 
-use crate::cases::{Case, head, list};
+use crate::cases::{Case, Expected, head, list};
 use crate::nvcc;
 use crate::random::Random;
 use crate::run::run;
@@ -74,6 +74,31 @@ fn results_are_the_manuals() {
     }
     let (failed, all) = (failures.len(), cases.len());
     assert!(failures.is_empty(), "{failed} of {all} cases fail:\n{}", failures.join("\n"));
+}
+
+/// A wrong output would be seen: a bit of a number that differs, and for approximate ones other numbers.
+#[test]
+fn wrong_outputs_are_found() {
+    let mut random = Random::new(12);
+    for case in list() {
+        let wrong = match &case.expected {
+            Expected::Near(..) => vec![0x5A; case.output],
+            Expected::Bits(bytes) | Expected::Floats(_, bytes) => {
+                assert_eq!(case.check(bytes), Ok(()), "{}", case.name);
+                assert_eq!(case.check_recorded(bytes, bytes), Ok(()), "{}", case.name);
+                let mut wrong = bytes.clone();
+                let at = random.below(wrong.len());
+                wrong[at] ^= 1 << random.below(8);
+                if matches!(case.expected, Expected::Floats(..)) {
+                    wrong.fill(0x5A); // a NaN may have other bits
+                }
+                assert!(case.check_recorded(&wrong, bytes).is_err(), "{}", case.name);
+                wrong
+            }
+        };
+        assert!(case.check(&wrong).is_err(), "{}", case.name);
+        assert!(case.check(&wrong[1..]).is_err(), "{}", case.name);
+    }
 }
 
 /// Opcodes and operands of one kernel in another: an error, a fault or some result, never a panic.

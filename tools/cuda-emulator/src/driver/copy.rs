@@ -185,13 +185,16 @@ impl Fill {
         let bytes = bytes.ok_or(CUresult::INVALID_VALUE)?;
         let first = driver.range("a fill writes", self.address, bytes)?;
         let region = driver.memory.region();
-        let value = &self.value.to_le_bytes()[..self.unit];
         for i in 0..self.rows {
             let offset = first + (i * self.pitch) as u64;
             // SAFETY: `range` found the bytes, and only the holder of `execution` touches them.
             let target =
                 unsafe { std::slice::from_raw_parts_mut(region.data().add(offset as usize), row) };
-            target.chunks_exact_mut(self.unit).for_each(|chunk| chunk.copy_from_slice(value));
+            match self.unit {
+                1 => target.fill(self.value as u8),
+                2 => target.as_chunks_mut().0.fill((self.value as u16).to_le_bytes()),
+                _ => target.as_chunks_mut().0.fill(self.value.to_le_bytes()),
+            }
             region.mark(offset, row, INITIALISED, 0);
         }
         Ok(())

@@ -87,7 +87,7 @@ struct Element {
 impl Element {
     /// `.align 8 .v2 .b32`, `.u64 .ptr .global .align 16`
     fn parse(cursor: &mut Cursor<'_>) -> Result<Element, Error> {
-        let mut align = alignment(cursor)?;
+        let align = alignment(cursor)?;
         let lanes = match cursor.peek() {
             Kind::Directive("v2") => 2,
             Kind::Directive("v4") => 4,
@@ -109,8 +109,7 @@ impl Element {
             alignment(cursor)?; // of what is pointed to
         }
         let bytes = lanes * u64::from(r#type.bytes());
-        align = align.or(Some(bytes as u32));
-        Ok(Element { r#type, bytes, align: align.unwrap_or(1) })
+        Ok(Element { r#type, bytes, align: align.unwrap_or(bytes as u32) })
     }
 
     /// `x`, `x[4][8]`, or `x[]`, which has 0 bytes.
@@ -191,20 +190,13 @@ fn element(cursor: &mut Cursor<'_>, r#type: Type, initial: &mut Initial) -> Resu
         return Ok(());
     }
     let is_negative = cursor.take('-');
+    let signed = |bits: u64| bits ^ u64::from(is_negative) << (8 * bytes - 1);
     let value = match (cursor.number()?, r#type) {
-        (Number::Integer(value), Type::F32) => {
-            u64::from(signed(value as f64, is_negative, |x| (x as f32).to_bits()))
-        }
-        (Number::Integer(value), Type::F64) => signed(value as f64, is_negative, f64::to_bits),
-        (Number::F64(bits), Type::F32) => {
-            u64::from(signed(f64::from_bits(bits), is_negative, |x| (x as f32).to_bits()))
-        }
-        (Number::F64(bits), Type::F64 | Type::B64) => {
-            signed(f64::from_bits(bits), is_negative, f64::to_bits)
-        }
-        (Number::F32(bits), Type::F32 | Type::B32) => {
-            u64::from(bits) ^ u64::from(is_negative) << 31
-        }
+        (Number::F32(bits), Type::F32 | Type::B32) => signed(bits.into()),
+        (Number::F64(bits), Type::F64 | Type::B64) => signed(bits),
+        (Number::F64(bits), Type::F32) => signed((f64::from_bits(bits) as f32).to_bits().into()),
+        (Number::Integer(value), Type::F32) => signed((value as f32).to_bits().into()),
+        (Number::Integer(value), Type::F64) => signed((value as f64).to_bits()),
         (Number::Integer(value), _) if bytes <= 8 => {
             (if is_negative { value.wrapping_neg() } else { value }) as u64
         }
@@ -212,8 +204,4 @@ fn element(cursor: &mut Cursor<'_>, r#type: Type, initial: &mut Initial) -> Resu
     };
     initial.bytes.extend(&value.to_le_bytes()[..bytes]);
     Ok(())
-}
-
-fn signed<T>(value: f64, is_negative: bool, bits: impl Fn(f64) -> T) -> T {
-    bits(if is_negative { -value } else { value })
 }

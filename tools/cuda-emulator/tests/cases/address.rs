@@ -168,7 +168,7 @@ fn variables() -> Vec<Case> {
 
 /// Parameters of every width, by name, by address and generically.
 fn parameters() -> Vec<Case> {
-    let bytes: Vec<u8> = (0..48u8).map(|i| i * 5 + 100).collect();
+    let bytes: Vec<u8> = (0..48u8).map(|i| i.wrapping_mul(5).wrapping_add(100)).collect();
     let body = "    .reg .b64 at, x, y; .reg .b32 a, b, c, d; .reg .b16 h;
     ld.param.u8 a, [extra+3]; st.global.u32 [%output], a;
     ld.param.s8 a, [extra+7]; st.global.u32 [%output+4], a;

@@ -25,6 +25,7 @@ const FORMATS: [Format; 3] = [F16, F32, F64];
 pub fn cases() -> Vec<Case> {
     [
         integer_to_integer(),
+        other_registers(),
         integer_to_float(),
         float_to_integer(),
         to_integral(),
@@ -78,6 +79,32 @@ fn integer_to_integer() -> Vec<Case> {
                     |row| {
                         let number = value(row[0], from_width, from_signed).clamp(low, high);
                         Some(held(number, width, is_signed))
+                    },
+                ));
+            }
+        }
+    }
+    cases
+}
+
+/// Registers wider than the types, or of 16 bits for those of 8: the source's low bits count, the result is
+/// extended by its sign.
+fn other_registers() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (to, width, is_signed) in INTEGERS {
+        for (from, from_width, from_signed) in INTEGERS {
+            for (source, result) in [(64, 64), (16, 64), (64, 16), (16, 16), (32, 16), (16, 32)] {
+                let is_usual = source == register(from_width) && result == register(width);
+                if source < from_width || result < width || is_usual {
+                    continue;
+                }
+                let opcode = format!("cvt.{to}.{from}");
+                let name = format!("{opcode} b{result} from b{source}");
+                let text = format!("{opcode} d, a;");
+                cases.push(lanes(GROUP, name, &[Kind::Integer(source)], result, text).bits(
+                    |row| {
+                        let number = value(row[0] & mask(from_width), from_width, from_signed);
+                        Some(value(number as u64, width, is_signed) as u64 & mask(result))
                     },
                 ));
             }

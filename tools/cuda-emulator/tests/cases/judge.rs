@@ -71,6 +71,11 @@ fn near(
     expected: impl Iterator<Item = (f64, f64)>,
     describe: impl Fn(f64) -> String,
 ) -> Result<(), String> {
+    let expected: Vec<(f64, f64)> = expected.collect();
+    let bytes = expected.len() * format.bits as usize / 8;
+    if output.len() != bytes {
+        return Err(format!("{} bytes, expected {bytes}", output.len()));
+    }
     let pairs = numbers(format, output).map(|bits| format.to_f64(bits)).zip(expected).enumerate();
     let is_wrong = |got: f64, expected: f64, bound: f64| {
         let is_same = got == expected || got.is_nan() && expected.is_nan();

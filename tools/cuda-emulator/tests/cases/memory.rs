@@ -46,54 +46,87 @@ fn suffix(count: usize) -> &'static str {
     ["", "", ".v2", "", ".v4"][count]
 }
 
-/// Where a type of `width` bits is held: those narrower than 32 bits in registers of 32, extended by sign.
-fn register_width(width: u32) -> u32 {
-    width.max(32)
+/// A load or store of a type, alone or in a vector, and how wide its registers are.
+struct Form {
+    space: &'static str,
+    r#type: &'static str,
+    width: u32,
+    is_signed: bool,
+    count: usize,
+    held: u32,
 }
 
-/// Every type and vector from every space; each thread has 16 bytes, which it copies there if the space is its
-/// own. The registers are stored whole.
-fn loads() -> Vec<Case> {
-    let input = random_bytes(1);
-    let mut cases = Vec::new();
-    for space in ["global", "shared", "local", "const"] {
+impl Form {
+    /// As `ld.global.v2.u16`; of registers that are not of 32 bits or of the type's own, it says so.
+    fn name(&self, instruction: &str) -> String {
+        let usual = self.width.max(32);
+        let note = if self.held == usual { String::new() } else { format!(" in b{}", self.held) };
+        self.opcode(instruction) + &note
+    }
+
+    fn opcode(&self, instruction: &str) -> String {
+        format!("{instruction}.{}{}.{}", self.space, suffix(self.count), self.r#type)
+    }
+
+    /// Bytes of its registers.
+    fn held_bytes(&self) -> usize {
+        self.held as usize / 8
+    }
+}
+
+/// Every type and vector that fits 16 bytes; on global memory with every width of registers.
+fn forms(spaces: &[&'static str]) -> Vec<Form> {
+    let mut forms = Vec::new();
+    for &space in spaces {
         for (r#type, width, is_signed) in TYPES {
             for count in [1, 2, 4] {
-                let bytes = width as usize / 8 * count;
-                // Of constants every type once is enough: their table is the same.
-                if bytes > 16 || space == "const" && count > 1 && r#type != "b32" {
-                    continue;
+                for held in [16, 32, 64] {
+                    let is_usual = held == width.max(32);
+                    // The table of constants is the same for all, so that a few do.
+                    let is_wanted = match space {
+                        "global" => held >= width,
+                        "const" => is_usual && (count == 1 || r#type == "b32"),
+                        _ => is_usual,
+                    };
+                    if is_wanted && width * count as u32 <= 128 {
+                        forms.push(Form { space, r#type, width, is_signed, count, held });
+                    }
                 }
-                let held = register_width(width);
-                let opcode = format!("ld.{space}{}.{type}", suffix(count));
-                let (list, vector) = registers(count);
-                let stores: String = (0..count)
-                    .map(|i| {
-                        format!("    st.global.b{held} [out+{}], x{i};\n", i as u32 * held / 8)
-                    })
-                    .collect();
-                let body = format!(
-                    "    .reg .b{held} {list};
-{}    mad.wide.u32 out, %thread, {}, %output;
-    {opcode} {vector}, [at];
-{stores}",
-                    place(space, &opcode),
-                    held as usize / 8 * count
-                );
-                let expected = (0..32 * count).flat_map(|i| {
-                    let at = i / count * 16 + i % count * width as usize / 8;
-                    let bits = read(&input, at, width);
-                    let bits = value(bits, width, is_signed) as u64 & mask(held);
-                    bits.to_le_bytes()[..held as usize / 8].to_vec()
-                });
-                let expected = Expected::Bits(expected.collect());
-                let declarations = declarations(space, &opcode, &input);
-                let case = kernel(GROUP, opcode, &declarations, &body, input.clone(), expected);
-                cases.push(case);
             }
         }
     }
-    cases
+    forms
+}
+
+/// From every space; each thread has 16 bytes, which it copies there if the space is its own. The registers,
+/// extended by the sign, are stored whole.
+fn loads() -> Vec<Case> {
+    let input = random_bytes(1);
+    let case = |form: &Form| {
+        let Form { space, width, is_signed, count, held, .. } = *form;
+        let opcode = form.opcode("ld");
+        let (list, vector) = registers(count);
+        let stores: String = (0..count)
+            .map(|i| format!("    st.global.b{held} [out+{}], x{i};\n", i * form.held_bytes()))
+            .collect();
+        let body = format!(
+            "    .reg .b{held} {list};
+{}    mad.wide.u32 out, %thread, {}, %output;
+    {opcode} {vector}, [at];
+{stores}",
+            place(space, &opcode),
+            count * form.held_bytes()
+        );
+        let expected = (0..32 * count).flat_map(|i| {
+            let at = i / count * 16 + i % count * width as usize / 8;
+            let bits = value(read(&input, at, width), width, is_signed) as u64 & mask(held);
+            bits.to_le_bytes()[..form.held_bytes()].to_vec()
+        });
+        let expected = Expected::Bits(expected.collect());
+        let declarations = declarations(space, &opcode, &input);
+        kernel(GROUP, form.name("ld"), &declarations, &body, input.clone(), expected)
+    };
+    forms(&["global", "shared", "local", "const"]).iter().map(case).collect()
 }
 
 fn read(bytes: &[u8], at: usize, width: u32) -> u64 {
@@ -142,70 +175,53 @@ fn place(space: &str, opcode: &str) -> String {
     }
 }
 
-/// Every type and vector to every space: 16 bytes of 0xAA, over which the registers are stored.
+/// To every space: 16 bytes of 0xAA, over which the low bits of the registers are stored.
 fn stores() -> Vec<Case> {
     let mut random = Random::new(2);
     let input: Vec<u8> = (0..32 * 32).map(|_| random.next() as u8).collect();
-    let mut cases = Vec::new();
-    for space in ["global", "shared", "local"] {
-        for (r#type, width, _) in TYPES {
-            for count in [1, 2, 4] {
-                let bytes = width as usize / 8 * count;
-                if bytes > 16 {
-                    continue;
-                }
-                let held = register_width(width) as usize / 8;
-                let opcode = format!("st.{space}{}.{type}", suffix(count));
-                let (list, vector) = registers(count);
-                let loads: String = (0..count)
-                    .map(|i| format!("    ld.global.b{} x{i}, [from+{}];\n", held * 8, i * held))
-                    .collect();
-                let (declare, address) = match space {
-                    "global" => ("    .reg .b64 at;\n", "    mov.u64 at, out;\n"),
-                    "shared" => (
-                        "    .shared .align 16 .b8 tile[512];\n    .reg .b32 at;\n",
-                        "    mov.u32 at, tile;\n    mad.lo.u32 at, %thread, 16, at;\n",
-                    ),
-                    _ => (
-                        "    .local .align 16 .b8 depot[16];\n    .reg .b64 at;\n",
-                        "    mov.u64 at, depot;\n",
-                    ),
-                };
-                let body = format!(
-                    "    .reg .b{} {list};
+    let case = |form: &Form| {
+        let Form { space, width, count, held, .. } = *form;
+        let opcode = form.opcode("st");
+        let (list, vector) = registers(count);
+        let loads: String = (0..count)
+            .map(|i| format!("    ld.global.b{held} x{i}, [from+{}];\n", i * form.held_bytes()))
+            .collect();
+        let address = match space {
+            "global" => "    .reg .b64 at;\n    mov.u64 at, out;\n",
+            "shared" => {
+                "    .shared .align 16 .b8 tile[512];
+    .reg .b32 at;
+    mov.u32 at, tile;
+    mad.lo.u32 at, %thread, 16, at;
+"
+            }
+            _ => "    .local .align 16 .b8 depot[16];\n    .reg .b64 at;\n    mov.u64 at, depot;\n",
+        };
+        let body = format!(
+            "    .reg .b{held} {list};
     .reg .b64 from, out;
     .reg .b32 fill, y0, y1, y2, y3;
-{declare}    mad.wide.u32 from, %thread, 32, %input;
+    mad.wide.u32 from, %thread, 32, %input;
     mad.wide.u32 out, %thread, 16, %output;
 {loads}{address}    mov.b32 fill, 0xAAAAAAAA;
     st.{space}.v4.b32 [at], {{fill, fill, fill, fill}};
     {opcode} [at], {vector};
     ld.{space}.v4.b32 {{y0, y1, y2, y3}}, [at];
     st.global.v4.b32 [out], {{y0, y1, y2, y3}};
-",
-                    held * 8
-                );
-                let mut expected = vec![0xAA; 32 * 16];
-                for (i, bytes) in expected.chunks_exact_mut(width as usize / 8).enumerate() {
-                    let (thread, element) = (i * width as usize / 128, i * width as usize / 8 % 16);
-                    let element = element / (width as usize / 8);
-                    if element < count {
-                        let at = thread * 32 + element * held;
-                        bytes.copy_from_slice(&input[at..at + bytes.len()]);
-                    }
-                }
-                cases.push(kernel(
-                    GROUP,
-                    opcode,
-                    "",
-                    &body,
-                    input.clone(),
-                    Expected::Bits(expected),
-                ));
+"
+        );
+        let mut expected = vec![0xAA; 32 * 16];
+        let bytes = width as usize / 8;
+        for thread in 0..32 {
+            for element in 0..count {
+                let from = thread * 32 + element * form.held_bytes();
+                let to = thread * 16 + element * bytes;
+                expected[to..to + bytes].copy_from_slice(&input[from..from + bytes]);
             }
         }
-    }
-    cases
+        kernel(GROUP, form.name("st"), "", &body, input.clone(), Expected::Bits(expected))
+    };
+    forms(&["global", "shared", "local"]).iter().map(case).collect()
 }
 
 /// What tells caches and other threads about an access does not change it.
@@ -267,6 +283,11 @@ fn fences() -> Vec<Case> {
         ("prefetch.global.L1", "prefetch.global.L1 [at];"),
         ("prefetch.global.L2", "prefetch.global.L2 [at];"),
         ("prefetchu.L1", "prefetchu.L1 [at];"),
+        ("prefetch.L1", "prefetch.L1 [at];"),
+        (
+            "prefetch.local.L1",
+            "{ .local .b32 own; .reg .b64 place; mov.u64 place, own; prefetch.local.L1 [place]; }",
+        ),
         ("applypriority", "applypriority.global.L2::evict_normal [line], 128;"),
         ("createpolicy", "createpolicy.fractional.L2::evict_last.b64 line, 1.0;"),
         ("nanosleep.u32", "nanosleep.u32 20;"),
@@ -286,5 +307,17 @@ fn fences() -> Vec<Case> {
         );
         kernel(GROUP, name, "", &body, input.clone(), Expected::Bits(input.clone()))
     };
-    texts.into_iter().map(case).collect()
+    let mut cases: Vec<Case> = texts.into_iter().map(case).collect();
+    // What the line held is lost.
+    let declarations = ".global .align 128 .b8 lost[128];\n";
+    let body = "    .reg .b64 line; .reg .b32 x;
+    mov.u64 line, lost;
+    discard.global.L2 [line], 128;
+    st.global.u32 [lost], 5;
+    ld.global.u32 x, [lost];
+    st.global.u32 [%output], x;
+";
+    let case = kernel(GROUP, "discard", declarations, body, vec![0; 4], Expected::Bits(words([5])));
+    cases.push(Case { block: [1; 3], ..case });
+    cases
 }

@@ -7,6 +7,7 @@ mod atomic;
 mod bits;
 mod block;
 mod build;
+mod calls;
 mod compare;
 mod control;
 mod convert;
@@ -100,6 +101,7 @@ pub fn list() -> Vec<Case> {
         atomic::cases,
         warp::cases,
         control::cases,
+        calls::cases,
         block::cases,
         matrix::cases,
     ];

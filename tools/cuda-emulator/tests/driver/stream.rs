@@ -3,8 +3,9 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
+use emucuda::driver::context::{cuCtxGetCurrent, cuCtxSetCurrent};
 use emucuda::driver::event::*;
-use emucuda::driver::memory::cuMemAlloc_v2;
+use emucuda::driver::memory::{cuMemAlloc_v2, cuMemFree_v2};
 use emucuda::driver::stream::*;
 
 use super::*;
@@ -91,4 +92,27 @@ fn a_host_function_runs_and_may_not_call_the_driver() {
     assert_eq!(code, CUresult::NOT_PERMITTED);
     get!(cuMemAlloc_v2(4));
     assert_eq!(call!(cuLaunchHostFunc(0, None, null_mut())), CUresult::INVALID_VALUE);
+}
+
+#[test]
+fn threads_use_the_driver_side_by_side() {
+    let _driver = driver();
+    let context = get!(cuCtxGetCurrent());
+    let add_kernel = function(kernels(), "add");
+    let work = move |seed: u32| {
+        assert_eq!(call!(cuCtxSetCurrent(context)), OK);
+        let (stream, event) = (get!(cuStreamCreate(1)), get!(cuEventCreate(0)));
+        for round in 0..50 {
+            let words = Words::new(&[seed; 64]);
+            for _ in 0..3 {
+                assert_eq!(add(add_kernel, words.address, round, 64, stream), OK);
+            }
+            assert_eq!(call!(cuEventRecord(event, stream)), OK);
+            assert_eq!(call!(cuEventSynchronize(event)), OK);
+            assert_eq!(words.read(), [seed + 3 * round; 64]);
+            assert_eq!(call!(cuMemFree_v2(words.address)), OK);
+        }
+        assert_eq!(call!(cuStreamDestroy_v2(stream)), OK);
+    };
+    std::thread::scope(|scope| (1..5).for_each(|seed| drop(scope.spawn(move || work(seed)))));
 }
