@@ -1,5 +1,6 @@
 //! The emulator's tests: the reader of PTX, and every instruction against what its manual says.
 
+mod attention;
 mod cases;
 mod device;
 mod driver;
