@@ -6,6 +6,7 @@ mod device;
 mod driver;
 mod fatbin;
 mod kernels;
+mod mathematics;
 mod micro;
 mod nvcc;
 mod planted;
