@@ -189,6 +189,24 @@ mod tests {
         assert!(run_text(body, 32, 1000).is_ok());
     }
 
+    /// A mask may name lanes that the block does not have.
+    #[test]
+    fn the_last_warp_may_be_partial() {
+        let body = "
+            .reg .pred p, q; .reg .b32 r, s; mov.u32 r, %laneid; setp.ge.u32 p, r, 0;
+            vote.sync.all.pred q, p, -1; @!q trap;
+            vote.sync.ballot.b32 s, p, -1; bar.warp.sync -1;
+            match.all.sync.b32 r|q, s, -1; @!q trap; setp.ne.u32 p, r, s; @p trap;
+            redux.sync.max.u32 r, %laneid, -1; shr.u32 s, s, r; setp.ne.u32 p, s, 1; @p trap;
+            bar.sync 0; ret;";
+        for threads in [1, 31, 32, 40, 63] {
+            run_text(body, threads, 1000).unwrap_or_else(|fault| panic!("{threads}: {fault}"));
+        }
+        let fault = run_text(".reg .b32 r; shfl.sync.down.b32 r, r, 1, 31, -1; ret;", 40, 100);
+        let fault = fault.unwrap_err();
+        assert_eq!((fault.kind, fault.warp, fault.lane), (Kind::MissingLanes, 1, Some(7)));
+    }
+
     #[test]
     fn nothing_to_run() {
         assert_eq!(run_text("ret;", 0, 10).unwrap(), Counters::default());

@@ -6,7 +6,7 @@
 use super::Opcode;
 use crate::exec::lanes::{Lane, Run, compile, each};
 use crate::exec::problem::Problem;
-use crate::exec::program::Instruction;
+use crate::exec::program::{Instruction, Operand};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::Type::*;
 use crate::report::Kind;
@@ -35,7 +35,7 @@ fn shuffle_from(source: impl Fn(i32, i32, i32, i32) -> (i32, bool) + Copy) -> Ru
             let a = u32::load(warp, block, a);
             let b = u32::load(warp, block, b);
             let c = u32::load(warp, block, c);
-            let members = u32::load(warp, block, members);
+            let members = present(warp, block, members, mask);
             let mut from = [0; 32];
             let mut inside = [false; 32];
             let mut absent = 0;
@@ -46,7 +46,7 @@ fn shuffle_from(source: impl Fn(i32, i32, i32, i32) -> (i32, bool) + Copy) -> Ru
                 let (found, is_inside) = source(own, b[lane] as i32 & 31, segment, last);
                 from[lane] = (if is_inside { found } else { own }) as u32 & 31;
                 inside[lane] = is_inside;
-                absent |= (!(mask & members[lane]) >> from[lane] & 1) << lane;
+                absent |= (!members[lane] >> from[lane] & 1) << lane;
             }
             if absent & mask != 0 {
                 let lane = (absent & mask).trailing_zeros() as usize;
@@ -61,6 +61,16 @@ fn shuffle_from(source: impl Fn(i32, i32, i32, i32) -> (i32, bool) + Copy) -> Ru
             bool::store(warp, p, inside, mask);
             Ok(())
         },
+    )
+}
+
+/// The lanes that each lane's mask names: without those that never were, at the end of a block.
+#[inline(always)]
+fn present(warp: &Warp, block: &Block<'_>, members: Operand, mask: u32) -> [u32; 32] {
+    let members = u32::load(warp, block, members);
+    each(
+        #[inline(always)]
+        |lane| members[lane] & mask,
     )
 }
 
@@ -83,7 +93,7 @@ fn count<D: Lane + Default>(f: impl Fn(u32, u32) -> D + Copy) -> Run {
         move |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask: u32| {
             let [d, a, members, ..] = instruction.operands;
             let ones = warp.predicate(a) & mask;
-            let members = u32::load(warp, block, members);
+            let members = present(warp, block, members, mask);
             let values = each(
                 #[inline(always)]
                 |lane| f(ones & members[lane], members[lane]),
@@ -112,7 +122,7 @@ fn match_of<T: Lane + PartialEq, const IS_ALL: bool>() -> Run {
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
             let [d, p, a, members, ..] = instruction.operands;
             let a = T::load(warp, block, a);
-            let members = u32::load(warp, block, members);
+            let members = present(warp, block, members, mask);
             let mut same = [0; 32];
             let mut agree = [false; 32];
             for lane in 0..32 {
@@ -155,7 +165,7 @@ fn reduce_by<T: Lane + Default>(f: impl Fn(T, T) -> T + Copy) -> Run {
         move |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask: u32| {
             let [d, a, members, ..] = instruction.operands;
             let a = T::load(warp, block, a);
-            let members = u32::load(warp, block, members);
+            let members = present(warp, block, members, mask);
             let mut values = [T::default(); 32];
             let mut rest = mask;
             while rest != 0 {
@@ -177,7 +187,7 @@ pub fn elect() -> Run {
         #[inline(always)]
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
             let [d, p, members, ..] = instruction.operands;
-            let members = u32::load(warp, block, members);
+            let members = present(warp, block, members, mask);
             let first = each(
                 #[inline(always)]
                 |lane| members[lane].trailing_zeros(),
