@@ -76,3 +76,19 @@ fn check(got: &[f32], h: &[f32], weight: &[f32], cols: usize, bound: f64) {
         }
     }
 }
+
+/// What is compiled for any machine gives the same bits as what is compiled for AVX2: the micro-kernels
+/// know what is right.
+#[test]
+fn portable_operations_give_the_same() {
+    for test in ["micro::results_are_the_manuals", "kernels::rms_norm_forward"] {
+        let program = std::env::current_exe().expect("the path of this program");
+        let output = std::process::Command::new(program)
+            .args(["--exact", test])
+            .env("CUDA_EMULATOR_PORTABLE", "1")
+            .output()
+            .expect("this program runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{test}: {said}");
+    }
+}

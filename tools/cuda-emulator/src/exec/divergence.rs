@@ -26,8 +26,10 @@ pub enum State {
 #[derive(Default)]
 pub struct Groups {
     groups: Vec<Group>,
-    /// How often the lowest group was preferred to another that was ready.
+    /// How often in a row the lowest group was preferred to another that was ready.
     preferred: u32,
+    /// How often another got its turn instead.
+    exceptions: usize,
 }
 
 /// After so many quanta of one group while another is ready, the other gets one: a lane may wait for what
@@ -38,7 +40,7 @@ impl Groups {
     /// All lanes of `mask` at the first instruction.
     pub fn start(&mut self, mask: u32) {
         self.groups.clear();
-        self.preferred = 0;
+        (self.preferred, self.exceptions) = (0, 0);
         self.push(Group { at: 0, mask, state: State::Ready });
     }
 
@@ -68,7 +70,12 @@ impl Groups {
         let mut chosen = *lowest;
         if self.preferred >= PATIENCE {
             self.preferred = 0;
-            chosen = *self.groups.iter().filter(ready).max_by_key(|group| group.at)?;
+            self.exceptions += 1;
+            let others: Vec<_> =
+                self.groups.iter().filter(ready).filter(|of| **of != chosen).collect();
+            if let Some(other) = others.get(self.exceptions % others.len().max(1)) {
+                chosen = **other;
+            }
         }
         self.groups.retain(|group| *group != chosen);
         Some((chosen, self.next_after(chosen.at)))
@@ -175,14 +182,16 @@ mod tests {
     #[test]
     fn nobody_starves() {
         let mut groups = Groups::default();
-        groups.push(group(1, 1, State::Ready));
-        groups.push(group(9, 2, State::Ready));
-        for _ in 0..PATIENCE {
-            let (low, _) = groups.take().unwrap();
-            assert_eq!(low.at, 1);
-            groups.end_quantum();
-            groups.push(low);
+        for at in [1, 5, 9] {
+            groups.push(group(at, at, State::Ready));
         }
-        assert_eq!(groups.take().unwrap().0.at, 9);
+        let mut turns = [0; 10];
+        for _ in 0..4 * (PATIENCE + 1) {
+            let (chosen, _) = groups.take().unwrap();
+            turns[chosen.at as usize] += 1;
+            groups.end_quantum();
+            groups.push(chosen);
+        }
+        assert_eq!([turns[1], turns[5], turns[9]], [4 * PATIENCE, 2, 2]);
     }
 }

@@ -130,3 +130,70 @@ fn no_memory(launch: &Launch<'_>, error: &io::Error) -> Fault {
     let location = Location { block: [0; 3], block_size: launch.block, warp: 0, at: 0 };
     fault::report(launch.kernel, location, *problem)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Module;
+
+    const HEAD: &str = ".version 8.0\n.target sm_80\n.address_size 64\n";
+
+    fn run_text(body: &str, block: u32, limit: u64) -> Result<Counters, Fault> {
+        let memory = Memory::new(1 << 16).unwrap();
+        let text = format!("{HEAD}.entry k() {{ {body} }}");
+        let module = Module::load(&text, &memory).unwrap_or_else(|e| panic!("{e}"));
+        let kernel = module.kernel("k").unwrap();
+        let block = [block, 1, 1];
+        let launch = Launch { kernel, grid: [5, 1, 1], block, dynamic_shared: 0, params: &[] };
+        run(&memory, &launch, &Options { checked: true, threads: 2 }, limit)
+    }
+
+    #[test]
+    fn instructions_are_counted() {
+        let body = ".reg .pred p; .reg .b32 r; mov.u32 r, %tid.x; setp.lt.u32 p, r, 8; @p add.u32 r, r, 1; ret;";
+        let counters = run_text(body, 40, 1000).unwrap();
+        assert_eq!(counters.warp_instructions, 5 * 2 * 4);
+        assert_eq!(counters.lane_instructions, 5 * (3 * 40 + 8));
+    }
+
+    #[test]
+    fn endless_kernels_end() {
+        let fault = run_text("L: bra L;", 64, 10_000).unwrap_err();
+        assert_eq!((fault.kind, fault.block, fault.ptx_line), (Kind::Endless, [0, 0, 0], 4));
+    }
+
+    /// A lane spins until another lane of its warp, behind the loop, has written.
+    #[test]
+    fn lanes_of_a_warp_may_wait_for_each_other() {
+        let body = "
+            .shared .align 4 .b32 flag; .reg .pred p, q; .reg .b32 r, lane;
+            st.volatile.shared.u32 [flag], 0; bar.warp.sync -1;
+            mov.u32 lane, %laneid; setp.eq.u32 p, lane, 0; @p bra WRITE;
+        SPIN: ld.volatile.shared.u32 r, [flag]; setp.eq.u32 q, r, 0; @q bra SPIN; bra END;
+        WRITE: st.volatile.shared.u32 [flag], 1;
+        END: ret;";
+        assert!(run_text(body, 32, 1_000_000).is_ok());
+    }
+
+    #[test]
+    fn nothing_to_run() {
+        assert_eq!(run_text("ret;", 0, 10).unwrap(), Counters::default());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let memory = Memory::new(1 << 16).unwrap();
+        for (body, wanted) in [
+            (".reg .b32 r; frob.u32 r, r, r;", "PTX line 5: `frob.u32`: not supported"),
+            (".reg .b32 r; add.rz.u32 r, r, r;", "`add.rz.u32`: `.rz` is not supported here"),
+            (".reg .b64 r; add.u32 r, r, r;", "expected a register of B32, r is B64"),
+            (".reg .b32 r; mov.u32 r, %frob;", "%frob is not supported"),
+            (".reg .b32 r; add.u32 r, r;", "expected 3 operands, found 2"),
+            (".reg .b32 r; ld.global.u32 r, [r];", "the address has an unfit width"),
+        ] {
+            let text = format!("{HEAD}.entry k() {{\n {body} }}");
+            let Err(error) = Module::load(&text, &memory) else { panic!("{body} is accepted") };
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+    }
+}

@@ -6,6 +6,8 @@
 //! give the same bits. Bodies are `#[inline(always)]`, closures too, and loops run over
 //! arrays of 32, so that LLVM vectorises them.
 
+use std::sync::OnceLock;
+
 use super::half::{self, Half};
 use super::problem::Problem;
 use super::program::{Instruction, Operand};
@@ -31,20 +33,28 @@ impl<F: Fn(&mut Warp, &Block<'_>, &Instruction, u32) -> Result<(), Box<Problem>>
 {
 }
 
-/// The function for this machine.
+/// The function for this machine. With `CUDA_EMULATOR_PORTABLE=1` that for any machine, to compare them.
 pub fn compile<F: Body>(_: F) -> Run {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-        && is_x86_feature_detected!("bmi1")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("lzcnt")
-        && is_x86_feature_detected!("popcnt")
-    {
+    if is_wide() {
         return wide::<F>;
     }
     portable::<F>
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_wide() -> bool {
+    static IS_WIDE: OnceLock<bool> = OnceLock::new();
+    *IS_WIDE.get_or_init(|| {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+            && std::env::var_os("CUDA_EMULATOR_PORTABLE").is_none_or(|value| value != "1")
+    })
 }
 
 /// SAFETY: as of [`Run`].
@@ -141,6 +151,26 @@ pub fn collect(words: &[u32; LANES]) -> u32 {
     (a | b | c | d) | (e | f | g | h)
 }
 
+/// Writes the lanes of `mask`. Out of line, so that it is there once and not in every operation.
+#[inline(never)]
+fn blend(slot: &mut [u32; LANES], values: &[u32; LANES], mask: u32) {
+    let (old, chosen) = (*slot, expand(mask));
+    *slot = each(
+        #[inline(always)]
+        |lane| values[lane] & chosen[lane] | old[lane] & !chosen[lane],
+    );
+}
+
+/// As [`blend`].
+#[inline(never)]
+fn blend_wide(slots: &mut [u64; LANES], values: &[u64; LANES], mask: u32) {
+    let (old, chosen) = (*slots, expand_wide(mask));
+    *slots = each(
+        #[inline(always)]
+        |lane| values[lane] & chosen[lane] | old[lane] & !chosen[lane],
+    );
+}
+
 impl Lane for u32 {
     const WIDTH: Width = Width::B32;
     #[inline(always)]
@@ -153,11 +183,7 @@ impl Lane for u32 {
         if mask == ALL {
             *slot = values;
         } else {
-            let (old, chosen) = (*slot, expand(mask));
-            *slot = each(
-                #[inline(always)]
-                |lane| values[lane] & chosen[lane] | old[lane] & !chosen[lane],
-            );
+            blend(slot, &values, mask);
         }
     }
 }
@@ -174,11 +200,7 @@ impl Lane for u64 {
         if mask == ALL {
             *slots = values;
         } else {
-            let (old, chosen) = (*slots, expand_wide(mask));
-            *slots = each(
-                #[inline(always)]
-                |lane| values[lane] & chosen[lane] | old[lane] & !chosen[lane],
-            );
+            blend_wide(slots, &values, mask);
         }
     }
 }

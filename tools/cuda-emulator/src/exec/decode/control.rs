@@ -148,7 +148,7 @@ fn call(decoder: &mut Decoder<'_>, text: &[Text]) -> Result<(), String> {
             let operands = [message, file, line, function];
             decoder.append(None, Op::AssertFail, &operands, 0, Access::NONE);
         }
-        // What is printed is not shown: nothing was printed.
+        // Nothing is printed, and 0 characters is what the call returns.
         ("vprintf", [result], [_, _]) => {
             let address = decoder.binder.source(result, Width::B64)?;
             let zero = decoder.binder.constant(0, Width::B32)?;
