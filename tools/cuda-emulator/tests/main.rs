@@ -4,7 +4,6 @@ mod cases;
 mod device;
 mod driver;
 mod fatbin;
-mod kernels;
 mod micro;
 mod nvcc;
 mod planted;
