@@ -1,9 +1,11 @@
 //! The emulator's tests: the reader of PTX, and every instruction against what its manual says.
 
+mod attention;
 mod cases;
 mod device;
 mod driver;
 mod fatbin;
+mod kernels;
 mod micro;
 mod nvcc;
 mod planted;

@@ -71,8 +71,10 @@ pub enum Op {
     Exit,
     Barrier(Barrier),
     Trap,
-    /// `__assertfail`: the operands are message, file, line and function.
+    /// `__assertfail`, see `provided`.
     AssertFail,
+    /// `vprintf`, see `provided`.
+    Print,
 }
 
 #[derive(Clone, Copy)]

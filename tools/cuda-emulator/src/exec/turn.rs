@@ -5,11 +5,10 @@ use super::block::{Failure, Runner, Scheduled, Turn};
 use super::divergence::{Group, State};
 use super::fault;
 use super::lanes::{ALL, Lane};
-use super::ops::memory::read;
 use super::problem::Problem;
 use super::program::{Action, Barrier, Instruction, Members, Op, Reduction};
+use super::provided;
 use super::warp::Block;
-use crate::ptx::ast::Space;
 use crate::report::Kind;
 
 /// Instructions of a turn at most.
@@ -143,8 +142,13 @@ impl Runner<'_> {
                 return Err(Problem::of_lanes(Kind::Trap, mask, String::new()));
             }
             Op::AssertFail => {
-                let detail = assertion(scheduled, &self.block, instruction, mask);
+                let lane = mask.trailing_zeros();
+                let detail = provided::assertion(&scheduled.warp, &self.block, instruction, lane);
                 return Err(Problem::of_lanes(Kind::Assertion, mask, detail));
+            }
+            Op::Print => {
+                provided::print(&scheduled.warp, &self.block, instruction, mask)?;
+                scheduled.groups.push(Group { at: at + 1, ..group });
             }
             Op::Lanes(_) => scheduled.groups.push(Group { at: at + 1, ..group }),
         }
@@ -291,42 +295,4 @@ fn present(
         }
     }
     Ok(ready)
-}
-
-/// What `__assertfail` was told: four addresses of parameters in local memory.
-fn assertion(
-    scheduled: &Scheduled,
-    block: &Block<'_>,
-    instruction: &Instruction,
-    mask: u32,
-) -> String {
-    let first = mask & mask.wrapping_neg();
-    let parameter = |i: usize| scheduled.warp.double(block, instruction.operands[i]);
-    let text = |i: usize| {
-        let pointer = read_lane(scheduled, block, Space::Local, parameter(i), first);
-        let address = pointer.map_or(0, u64::from_le_bytes);
-        let bytes = (0..1024).map_while(|offset| {
-            let at = [address.wrapping_add(offset); 32];
-            let [byte] = read_lane(scheduled, block, Space::Generic, &at, first)?;
-            Some(byte).filter(|&byte| byte != 0)
-        });
-        String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
-    };
-    let (message, file, function) = (text(0), text(1), text(3));
-    let line = read_lane(scheduled, block, Space::Local, parameter(2), first);
-    let line = line.map_or(0, u32::from_le_bytes);
-    format!("Assertion `{message}` failed at {file}:{line} in {function}.")
-}
-
-/// What the only lane of `mask` points to.
-fn read_lane<const N: usize>(
-    scheduled: &Scheduled,
-    block: &Block<'_>,
-    space: Space,
-    addresses: &[u64; 32],
-    mask: u32,
-) -> Option<[u8; N]> {
-    let mut values = [[0; N]; 32];
-    read(&scheduled.warp, block, space, addresses, mask, &mut values).ok()?;
-    Some(values[mask.trailing_zeros() as usize & 31])
 }

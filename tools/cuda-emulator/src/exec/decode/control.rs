@@ -5,10 +5,10 @@ use std::sync::atomic::{Ordering, fence};
 use super::inline;
 use super::{Decoder, count};
 use crate::exec::lanes::{Width, compile};
-use crate::exec::ops::{self, Opcode};
+use crate::exec::ops::Opcode;
 use crate::exec::program::{Access, Action, Barrier, Instruction, Members, Op, Reduction};
 use crate::exec::warp::{Block, Warp};
-use crate::ptx::ast::{Operand as Text, Space, Type};
+use crate::ptx::ast::{Operand as Text, Type};
 
 pub fn decode(
     decoder: &mut Decoder<'_>,
@@ -148,14 +148,11 @@ fn call(decoder: &mut Decoder<'_>, text: &[Text]) -> Result<(), String> {
             let operands = [message, file, line, function];
             decoder.append(None, Op::AssertFail, &operands, 0, Access::NONE);
         }
-        // Nothing is printed, and 0 characters is what the call returns.
-        ("vprintf", [result], [_, _]) => {
-            let address = decoder.binder.source(result, Width::B64)?;
-            let zero = decoder.binder.constant(0, Width::B32)?;
-            let store = ops::memory::store(Type::B32, 1, Width::B32);
-            let store = store.ok_or("there is no store of 32 bits")?;
-            let access = Access { space: Space::Local, width: Width::B64 };
-            decoder.append(None, Op::Lanes(store), &[address, zero], 0, access);
+        // The format and the row of arguments.
+        ("vprintf", [result], &[format, arguments]) => {
+            let result = decoder.binder.source(result, Width::B64)?;
+            let operands = [format, arguments, result];
+            decoder.append(None, Op::Print, &operands, 0, Access::NONE);
         }
         _ => return Err(format!("`{name}` is not defined in the module")),
     }

@@ -272,7 +272,7 @@ fn is_spaced(offsets: &[u64; 32]) -> Option<u64> {
 
 /// Writes what each lane of `mask` has to where it points, lane by lane.
 #[inline(never)]
-fn write<const N: usize>(
+pub fn write<const N: usize>(
     warp: &Warp,
     block: &Block<'_>,
     space: Space,

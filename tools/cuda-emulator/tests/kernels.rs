@@ -1,0 +1,67 @@
+//! A whole kernel through parser and interpreter, against its equation; and the two ways operations are compiled.
+
+use std::path::Path;
+use std::process::Command;
+
+use emucuda::exec::Options;
+
+use crate::attention::{Attention, BOUND, source};
+use crate::device::{CHECKED, Device, Params, Shape, compile};
+
+/// Copies, fragments, shuffles and exponentials together; tails of a tile; the same bytes on one thread and on
+/// two, checked and not.
+#[test]
+fn attention_is_its_equation() {
+    let Some(ptx) = compile("attention_is_its_equation", &source()) else { return };
+    let device = Device::new(&ptx);
+    for tokens in [1, 64, 65, 200] {
+        let attention = Attention::new(&device, 2, tokens);
+        let outputs = [(true, 1), (true, 2), (false, 1), (false, 2)].map(|(checked, threads)| {
+            let launched = attention.launch(&device, &Options { checked, threads });
+            launched.unwrap_or_else(|fault| panic!("{fault}"));
+            attention.output(&device)
+        });
+        let error = attention.error(&outputs[0]);
+        assert!(error <= BOUND, "{tokens} tokens: {error}");
+        assert!(outputs.iter().all(|output| *output == outputs[0]), "{tokens} tokens");
+    }
+}
+
+/// Lane after lane, in the program's own output.
+#[test]
+fn printf_prints() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/printf.cu");
+    let Some(ptx) = compile("printf_prints", &source) else { return };
+    let device = Device::new(&ptx);
+    let params = Params::new().with(device.upload(b"four\0"));
+    let shape = Shape { grid: [1, 1, 1], block: 4, dynamic_shared: 0 };
+    device.launch("say", shape, &params, &CHECKED).unwrap_or_else(|fault| panic!("{fault}"));
+}
+
+#[test]
+fn printf_is_seen() {
+    let said = run_test("kernels::printf_prints", "CUDA_EMULATOR_PORTABLE", "0");
+    let lines = "thread 1 of four: 0.125, 10000000000\nthread 3 of four: 0.375, 10000000000\n";
+    assert!(said.contains(lines) || said.contains("skipped"), "{said}");
+}
+
+/// What is compiled for any machine gives the same bits as what is compiled for AVX2: the micro-kernels
+/// know what is right.
+#[test]
+fn portable_operations_give_the_same() {
+    for test in ["micro::results_are_the_manuals", "kernels::attention_is_its_equation"] {
+        run_test(test, "CUDA_EMULATOR_PORTABLE", "1");
+    }
+}
+
+/// Runs a test of this program in a process of its own; it must pass. Gives what it printed.
+fn run_test(test: &str, variable: &str, value: &str) -> String {
+    let program = std::env::current_exe().expect("the path of this program");
+    let mut command = Command::new(program);
+    command.args(["--exact", test, "--nocapture"]).env(variable, value);
+    let output = command.output().expect("this program runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{test}: {said}");
+    said
+}
