@@ -42,10 +42,11 @@ pub struct Named {
 const MOST: u32 = Operand::CONSTANT as u32;
 /// Two slots are a sink of 64 bits.
 const SINK_SLOTS: u32 = 2;
-/// Predicate 0 is true, predicate 1 a sink, predicate 2 the carry.
-const OWN_PREDICATES: u32 = 3;
+/// Predicate 0 is true, predicate 1 a sink, predicate 2 the carry, predicate 3 for use within one instruction.
+const OWN_PREDICATES: u32 = 4;
 const SINK_PREDICATE: Operand = Operand(1);
 pub const CARRY: Operand = Operand(2);
+pub const SCRATCH: Operand = Operand(3);
 
 impl<'a> Binder<'a> {
     /// Without an allocation only to find out what is named: then all registers lie in one place.
@@ -120,12 +121,6 @@ impl<'a> Binder<'a> {
     /// A register that nobody reads.
     pub fn sink(&self, wanted: Width) -> Operand {
         self.sinks[(wanted == Width::Predicate) as usize]
-    }
-
-    /// A new predicate for the decoder's own use.
-    pub fn fresh_predicate(&mut self) -> Operand {
-        self.predicates += 1;
-        Operand(self.predicates as u16 - 1)
     }
 
     /// A register, a special register, an address or a literal.

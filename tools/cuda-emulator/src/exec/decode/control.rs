@@ -6,7 +6,7 @@ use super::inline;
 use super::{Decoder, count};
 use crate::exec::lanes::{Width, compile};
 use crate::exec::ops::Opcode;
-use crate::exec::program::{Access, Action, Barrier, Instruction, Members, Op, Reduction};
+use crate::exec::program::{Action, Barrier, Instruction, Members, Op, Reduction};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::{Operand as Text, Type};
 
@@ -40,7 +40,7 @@ pub fn decode(
                 decoder.tables.push(*label);
             }
             let table = Op::BranchTable(first, labels.len() as u32);
-            decoder.append(None, table, &[index], 0, Access::NONE);
+            decoder.append(table, &[index]);
             return Ok(());
         }
         "ret" | "exit" => {
@@ -83,7 +83,7 @@ pub fn decode(
             return Ok(());
         }
     };
-    decoder.append(None, op, &[], 0, Access::NONE);
+    decoder.append(op, &[]);
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn barrier(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> R
         operands.push(binder.source(predicate, Width::Predicate)?);
     }
     let barrier = Barrier { action, is_aligned, is_counted: text.len() == 2 };
-    decoder.append(None, Op::Barrier(barrier), &operands, 0, Access::NONE);
+    decoder.append(Op::Barrier(barrier), &operands);
     Ok(())
 }
 
@@ -146,13 +146,13 @@ fn call(decoder: &mut Decoder<'_>, text: &[Text]) -> Result<(), String> {
         // The message, the file, the line and the function.
         ("__assertfail", [], &[message, file, line, function, _]) => {
             let operands = [message, file, line, function];
-            decoder.append(None, Op::AssertFail, &operands, 0, Access::NONE);
+            decoder.append(Op::AssertFail, &operands);
         }
         // The format and the row of arguments.
         ("vprintf", [result], &[format, arguments]) => {
             let result = decoder.binder.source(result, Width::B64)?;
             let operands = [format, arguments, result];
-            decoder.append(None, Op::Print, &operands, 0, Access::NONE);
+            decoder.append(Op::Print, &operands);
         }
         _ => return Err(format!("`{name}` is not defined in the module")),
     }

@@ -1,7 +1,7 @@
 //! Instructions of every lane for itself: arithmetic, moves, conversions, comparisons.
 
 use super::Decoder;
-use super::binder::{CARRY, negated, width};
+use super::binder::{CARRY, SCRATCH, negated, width};
 use crate::exec::lanes::{Lane, Lanewise, Run, Width, compile, map1, map2, map4, with1};
 use crate::exec::ops::{Opcode, carry, compare, convert, float, half, integer};
 use crate::exec::program::{Instruction, Operand};
@@ -92,8 +92,8 @@ fn copy(decoder: &mut Decoder<'_>, code: &Opcode<'_>, text: &[Text]) -> Result<(
     }
     if let Text::Special(name) = &text[1] {
         let clock = match name.as_str() {
-            "%clock" | "%clock_hi" => Some((clock(), Width::B32)),
-            "%clock64" | "%globaltimer" => Some((wide_clock(), Width::B64)),
+            "%clock" | "%clock_hi" => Some((clock(|count| count as u32), Width::B32)),
+            "%clock64" | "%globaltimer" => Some((clock(|count| count), Width::B64)),
             _ => None,
         };
         if let Some((run, width)) = clock {
@@ -112,23 +112,13 @@ fn copy(decoder: &mut Decoder<'_>, code: &Opcode<'_>, text: &[Text]) -> Result<(
     decoder.lanewise(copy, text)
 }
 
-/// The count of instructions, shifted right by the immediate.
-fn clock() -> Run {
+/// The count of instructions that the warp has run, shifted right by the immediate.
+fn clock<T: Lane + Default>(truncate: impl Fn(u64) -> T + Copy) -> Run {
     compile(
         #[inline(always)]
-        |warp: &mut Warp, _: &Block<'_>, instruction: &Instruction, mask| {
-            let count = (warp.clock >> instruction.immediate) as u32;
-            u32::store(warp, instruction.operands[0], [count; 32], mask);
-            Ok(())
-        },
-    )
-}
-
-fn wide_clock() -> Run {
-    compile(
-        #[inline(always)]
-        |warp: &mut Warp, _: &Block<'_>, instruction: &Instruction, mask| {
-            u64::store(warp, instruction.operands[0], [warp.clock; 32], mask);
+        move |warp: &mut Warp, _: &Block<'_>, instruction: &Instruction, mask| {
+            let count = truncate(warp.clock >> instruction.immediate);
+            T::store(warp, instruction.operands[0], [count; 32], mask);
             Ok(())
         },
     )
@@ -136,59 +126,60 @@ fn wide_clock() -> Run {
 
 /// `setp.lt.and.s32 p|q, a, b, c`
 fn setp(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result<(), String> {
-    let &[r#type] = code.types.as_slice() else { return code.unsupported_type() };
-    let comparison = compare::comparison(code, r#type)?;
-    super::count(text, 3 + comparison.combines as usize)?;
-    let (p, q) = match &text[0] {
+    let (&[r#type], [result, sources @ ..]) = (code.types.as_slice(), text) else {
+        return code.unsupported_type();
+    };
+    let (p, q) = match result {
         Text::Pair(p, q) => (&**p, &**q),
         p => (p, &Text::Sink),
     };
-    let binder = &mut decoder.binder;
-    let operands = [
-        binder.result(p, Width::Predicate)?,
-        binder.result(q, Width::Predicate)?,
-        binder.source(&text[1], comparison.width)?,
-        binder.source(&text[2], comparison.width)?,
-        match text.get(3) {
-            Some(c) => binder.source(c, Width::Predicate)?,
-            None => Operand::TRUE,
-        },
-    ];
-    decoder.lanes(comparison.run, &operands, comparison.immediate);
-    Ok(())
+    let p = decoder.binder.result(p, Width::Predicate)?;
+    let q = decoder.binder.result(q, Width::Predicate)?;
+    comparison(decoder, code, r#type, [p, q], sources)
 }
 
 /// `set.lt.f32.s32 d, a, b`: a comparison whose result is a number.
 fn set(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result<(), String> {
-    let &[result, source] = code.types.as_slice() else { return code.unsupported_type() };
+    let (&[result, source], [d, sources @ ..]) = (code.types.as_slice(), text) else {
+        return code.unsupported_type();
+    };
     let yes = match result {
         Type::U32 | Type::S32 => 0xffff_ffff,
         Type::F32 => 1f32.to_bits() as u64,
         _ => return code.unsupported_type(),
     };
-    let comparison = compare::comparison(code, source)?;
-    super::count(text, 3 + comparison.combines as usize)?;
+    let unwanted = decoder.binder.sink(Width::Predicate);
+    comparison(decoder, code, source, [SCRATCH, unwanted], sources)?;
     let binder = &mut decoder.binder;
-    let predicate = binder.fresh_predicate();
-    let operands = [
-        predicate,
-        binder.sink(Width::Predicate),
-        binder.source(&text[1], comparison.width)?,
-        binder.source(&text[2], comparison.width)?,
-        match text.get(3) {
-            Some(c) => binder.source(c, Width::Predicate)?,
-            None => Operand::TRUE,
-        },
-    ];
     let choice = [
-        binder.result(&text[0], Width::B32)?,
+        binder.result(d, Width::B32)?,
         binder.constant(yes, Width::B32)?,
         binder.constant(0, Width::B32)?,
-        predicate,
+        SCRATCH,
     ];
-    decoder.lanes(comparison.run, &operands, comparison.immediate);
-    let Some(select) = compare::select(Type::B32) else { return code.unsupported_type() };
+    let select = compare::select(Type::B32).ok_or("there is no selection of 32 bits")?;
     decoder.lanes(select.run, &choice, 0);
+    Ok(())
+}
+
+/// Of sources a, b and perhaps c into the predicates p and q.
+fn comparison(
+    decoder: &mut Decoder<'_>,
+    code: &mut Opcode<'_>,
+    r#type: Type,
+    [p, q]: [Operand; 2],
+    sources: &[Text],
+) -> Result<(), String> {
+    let comparison = compare::comparison(code, r#type)?;
+    super::count(sources, 2 + comparison.combines as usize)?;
+    let binder = &mut decoder.binder;
+    let a = binder.source(&sources[0], comparison.width)?;
+    let b = binder.source(&sources[1], comparison.width)?;
+    let c = match sources.get(2) {
+        Some(c) => binder.source(c, Width::Predicate)?,
+        None => Operand::TRUE,
+    };
+    decoder.lanes(comparison.run, &[p, q, a, b, c], comparison.immediate);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::{Decoder, count, elements};
 use crate::exec::address::{space_of, window};
 use crate::exec::async_copy;
-use crate::exec::lanes::{Width, with1};
+use crate::exec::lanes::{Width, map1, with1};
 use crate::exec::ops::memory::{ignore_hints, load, space, store, vector};
 use crate::exec::ops::{Opcode, atomic};
 use crate::exec::program::{Access, Op, Operand};
@@ -27,7 +27,7 @@ pub fn decode(
             let Some(result) = text.first() else { return Err("expected a result".into()) };
             let policy = decoder.binder.constant(0, Width::B64)?;
             let result = decoder.binder.result(result, Width::B64)?;
-            decoder.lanes(crate::exec::lanes::map1(|a: u64| a).run, &[result, policy], 0);
+            decoder.lanes(map1(|a: u64| a).run, &[result, policy], 0);
             Ok(())
         }
         // Caches are not modelled.
@@ -68,8 +68,8 @@ fn ld(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
     }
     let Some((run, form)) = load(r#type, number, width) else { return code.unsupported_type() };
     let access = Access { space, width: address_width };
-    decoder.append(None, Op::Lanes(run), &operands, offset, access);
-    decoder.form(form);
+    let instruction = decoder.append(Op::Lanes(run), &operands);
+    (instruction.immediate, instruction.access, instruction.form) = (offset, access, form);
     Ok(())
 }
 
@@ -89,7 +89,8 @@ fn st(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
     }
     let Some(run) = store(r#type, number, width) else { return code.unsupported_type() };
     let access = Access { space, width: address_width };
-    decoder.append(None, Op::Lanes(run), &operands, offset, access);
+    let instruction = decoder.append(Op::Lanes(run), &operands);
+    (instruction.immediate, instruction.access) = (offset, access);
     Ok(())
 }
 
@@ -113,8 +114,8 @@ fn atom(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
         operands.push(decoder.binder.source(source, width)?);
     }
     let access = Access { space, width: address_width };
-    decoder.append(None, Op::Lanes(run), &operands, offset, access);
-    decoder.form(form);
+    let instruction = decoder.append(Op::Lanes(run), &operands);
+    (instruction.immediate, instruction.access, instruction.form) = (offset, access, form);
     Ok(())
 }
 
@@ -172,7 +173,8 @@ fn copy(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
     }
     let offsets = to_offset << 32 | from_offset & 0xffff_ffff;
     let access = Access { space: Space::Shared, width: to_width };
-    decoder.append(None, Op::Lanes(run), &[to, from, read, ignored], offsets, access);
+    let instruction = decoder.append(Op::Lanes(run), &[to, from, read, ignored]);
+    (instruction.immediate, instruction.access) = (offsets, access);
     Ok(())
 }
 

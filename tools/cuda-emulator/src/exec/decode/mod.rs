@@ -18,7 +18,7 @@ use super::LoadError;
 use super::allocate::{Allocation, Node, allocate};
 use super::lanes::{Lanewise, Run, Width};
 use super::ops::Opcode;
-use super::program::{Access, Instruction, MAX_OPERANDS, Members, Op, Operand, Origin, Program};
+use super::program::{Access, Instruction, MAX_OPERANDS, Op, Operand, Origin, Program};
 use crate::ptx::ast::{self, Function, Module, Space};
 
 pub use binder::Symbol;
@@ -124,7 +124,7 @@ impl<'a> Decoder<'a> {
         // A kernel may end without a `ret`.
         starts.push(self.instructions.len() as u32);
         nodes.push(Node::default());
-        self.append(None, Op::Exit, &[], 0, Access::NONE);
+        self.append(Op::Exit, &[]);
         let line = flat.body.last().map_or(0, |text| text.line);
         self.originate(&["ret".into()], line, None);
         for instruction in &mut self.instructions {
@@ -184,41 +184,20 @@ impl<'a> Decoder<'a> {
         self.origins.resize(self.instructions.len(), origin);
     }
 
-    fn append(
-        &mut self,
-        members: Option<Members>,
-        op: Op,
-        operands: &[Operand],
-        immediate: i64,
-        access: Access,
-    ) {
-        let op = match (op, members) {
-            (Op::Lanes(run), Some(members)) => Op::Sync(run, members),
-            (op, _) => op,
-        };
+    /// Appends an instruction, in its only form, without an immediate, that touches no memory.
+    fn append(&mut self, op: Op, operands: &[Operand]) -> &mut Instruction {
         let mut all = [Operand::default(); MAX_OPERANDS];
         all[..operands.len()].copy_from_slice(operands);
-        let guard = Operand::TRUE;
-        self.instructions.push(Instruction {
-            op,
-            guard,
-            operands: all,
-            immediate,
-            access,
-            form: 0,
-        });
+        let (guard, access) = (Operand::TRUE, Access::NONE);
+        let instruction = Instruction { op, guard, operands: all, immediate: 0, access, form: 0 };
+        let at = self.instructions.len();
+        self.instructions.push(instruction);
+        &mut self.instructions[at]
     }
 
-    /// Gives the latest instruction its form.
-    fn form(&mut self, form: u8) {
-        if let Some(instruction) = self.instructions.last_mut() {
-            instruction.form = form;
-        }
-    }
-
-    /// An instruction of every lane for itself.
+    /// Appends an instruction of every lane for itself.
     fn lanes(&mut self, run: Run, operands: &[Operand], immediate: i64) {
-        self.append(None, Op::Lanes(run), operands, immediate, Access::NONE);
+        self.append(Op::Lanes(run), operands).immediate = immediate;
     }
 
     /// Results, then sources, as the operation wants them.

@@ -1,10 +1,10 @@
 //! Instructions of lanes together.
 
 use super::{Decoder, count, elements};
-use crate::exec::lanes::{Run, Width};
+use crate::exec::lanes::Width;
 use crate::exec::ops::memory::space;
 use crate::exec::ops::{Opcode, matrix, warp_wide};
-use crate::exec::program::{Access, Members, Op, Operand};
+use crate::exec::program::{Access, Members, Op};
 use crate::ptx::ast::{Operand as Text, Space, Type};
 
 pub fn decode(
@@ -92,12 +92,8 @@ pub fn decode(
         _ => return Err(format!("{} operands are not supported", text.len())),
     };
     let members = operands.last().copied().unwrap_or_default();
-    sync(decoder, run, Members::Mask(members), &operands);
+    decoder.append(Op::Sync(run, Members::Mask(members)), &operands);
     Ok(())
-}
-
-fn sync(decoder: &mut Decoder<'_>, run: Run, members: Members, operands: &[Operand]) {
-    decoder.append(Some(members), Op::Lanes(run), operands, 0, Access::NONE);
 }
 
 /// `d|p`, or d alone.
@@ -132,7 +128,8 @@ fn load_matrix(
         operands.push(decoder.binder.result(result, Width::B32)?);
     }
     let access = Access { space, width };
-    decoder.append(Some(Members::All), Op::Lanes(run), &operands, offset, access);
+    let instruction = decoder.append(Op::Sync(run, Members::All), &operands);
+    (instruction.immediate, instruction.access) = (offset, access);
     Ok(())
 }
 
@@ -146,7 +143,7 @@ fn transpose(
     let Some(run) = run else { return code.unsupported_type() };
     let binder = &mut decoder.binder;
     let operands = [binder.result(&text[0], Width::B32)?, binder.source(&text[1], Width::B32)?];
-    sync(decoder, run, Members::All, &operands);
+    decoder.append(Op::Sync(run, Members::All), &operands);
     Ok(())
 }
 
@@ -169,6 +166,6 @@ fn multiply(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> 
             });
         }
     }
-    sync(decoder, product.run, Members::All, &operands);
+    decoder.append(Op::Sync(product.run, Members::All), &operands);
     Ok(())
 }

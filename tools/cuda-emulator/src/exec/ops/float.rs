@@ -5,7 +5,7 @@ use std::num::FpCategory;
 use super::Opcode;
 use crate::exec::approx;
 use crate::exec::double;
-use crate::exec::lanes::{Lane, Lanewise, map1, map2, map3, with1, with2, with3};
+use crate::exec::lanes::{Lane, Lanewise, Width, each, map1, map2, map3, with1, with2, with3};
 use crate::exec::program::Operand;
 use crate::exec::rounding::{F32, Mode, quotient_odd, round, sqrt_odd, sum_odd};
 use crate::exec::warp::{Block, Warp};
@@ -64,18 +64,18 @@ pub fn flush(x: f32) -> f32 {
 }
 
 impl Lane for Flushed {
-    const WIDTH: crate::exec::lanes::Width = <f32 as Lane>::WIDTH;
+    const WIDTH: Width = <f32 as Lane>::WIDTH;
     #[inline(always)]
     fn load(warp: &Warp, block: &Block<'_>, operand: Operand) -> [Self; 32] {
         let values = f32::load(warp, block, operand);
-        crate::exec::lanes::each(
+        each(
             #[inline(always)]
             |lane| Flushed(flush(values[lane])),
         )
     }
     #[inline(always)]
     fn store(warp: &mut Warp, operand: Operand, values: [Self; 32], mask: u32) {
-        let values = crate::exec::lanes::each(
+        let values = each(
             #[inline(always)]
             |lane| flush(values[lane].0),
         );
@@ -99,11 +99,12 @@ impl Single for Flushed {
 }
 
 fn single<S: Single>(code: &mut Opcode<'_>) -> Option<Lanewise> {
-    let is_approximate = code.flag("approx");
-    // Within 2 ulp; this is exact.
-    let _ = code.name == "div" && code.flag("full");
-    if is_approximate {
+    if code.flag("approx") {
         return approximate::<S>(code.name);
+    }
+    if code.name == "div" && code.flag("full") {
+        // Within 2 ulp of the quotient: here it is exact.
+        return Some(map2(|a: S, b: S| S::new(a.get() / b.get())));
     }
     let mode = code.pick(&MODES).unwrap_or(Mode::Nearest);
     let saturates = code.flag("sat");
