@@ -4,10 +4,11 @@
 //! instruction at which a register is alive.
 //!
 //! Liveness is that of one lane, which is right for a warp too: groups of lanes that diverged hold
-//! disjoint lanes, and a write touches the lanes of its group only.
+//! disjoint lanes, and a write touches the lanes of its group only. But registers of different sizes never share:
+//! lane 3 of a register of one slot lies where lane 1 of one of two slots does.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// What an instruction does to virtual registers, and what may run after it.
 #[derive(Clone, Debug, Default)]
@@ -48,48 +49,53 @@ pub fn allocate(nodes: &[Node], classes: &[Class]) -> Allocation {
     let mut intervals = intervals(nodes, classes.len());
     intervals.sort_unstable_by_key(|interval| (interval.first, interval.register));
     let mut allocation = Allocation { places: vec![0; classes.len()], slots: 0, predicates: 0 };
-    let mut slots = Pool::default();
+    let mut pools: BTreeMap<u32, Pool> = BTreeMap::new();
     let mut predicates = Pool::default();
-    for Interval { register, first, last } in intervals {
+    for &Interval { register, first, last } in &intervals {
         let place = &mut allocation.places[register as usize];
         *place = match classes[register as usize] {
-            Class::Predicate => predicates.take(1, first, last),
-            Class::Slots(size) => slots.take(size, first, last),
+            Class::Predicate => predicates.take(first, last),
+            Class::Slots(size) => size * pools.entry(size).or_default().take(first, last),
         };
     }
-    allocation.slots = slots.is_taken.len() as u32;
     allocation.predicates = predicates.is_taken.len() as u32;
+    // One pool's slots after the other's.
+    for (&size, pool) in &pools {
+        let start = allocation.slots.next_multiple_of(size);
+        allocation.slots = start + size * pool.is_taken.len() as u32;
+        let of_pool = |of: &&Interval| classes[of.register as usize] == Class::Slots(size);
+        for Interval { register, .. } in intervals.iter().filter(of_pool) {
+            allocation.places[*register as usize] += start;
+        }
+    }
     allocation
 }
 
-/// Slots, and when those in use come free.
+/// Places of one size, and when those in use come free.
 #[derive(Default)]
 struct Pool {
     is_taken: Vec<bool>,
-    /// Last instruction, slot and size.
-    ends: BinaryHeap<Reverse<(u32, u32, u32)>>,
+    /// Last instruction and place.
+    ends: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
 impl Pool {
-    /// The lowest run of `size` free slots at a multiple of `size`, from `first` to `last`.
-    fn take(&mut self, size: u32, first: u32, last: u32) -> u32 {
-        while let Some(&Reverse((end, slot, size))) = self.ends.peek()
+    /// The lowest place that is free from `first` to `last`.
+    fn take(&mut self, first: u32, last: u32) -> u32 {
+        while let Some(&Reverse((end, place))) = self.ends.peek()
             && end < first
         {
             self.ends.pop();
-            self.is_taken[slot as usize..(slot + size) as usize].fill(false);
+            self.is_taken[place as usize] = false;
         }
-        let step = size as usize;
-        let mut at = 0;
-        while self.is_taken.iter().skip(at).take(step).any(|&is_taken| is_taken) {
-            at += step;
-        }
-        if self.is_taken.len() < at + step {
-            self.is_taken.resize(at + step, false);
-        }
-        self.is_taken[at..at + step].fill(true);
-        self.ends.push(Reverse((last, at as u32, size)));
-        at as u32
+        let free = self.is_taken.iter().position(|is_taken| !is_taken);
+        let place = free.unwrap_or_else(|| {
+            self.is_taken.push(false);
+            self.is_taken.len() - 1
+        });
+        self.is_taken[place] = true;
+        self.ends.push(Reverse((last, place as u32)));
+        place as u32
     }
 }
 
@@ -265,6 +271,15 @@ mod tests {
         let classes = [ONE, Class::Slots(2), Class::Predicate, Class::Slots(4)];
         let found = allocate(&nodes, &classes);
         assert_eq!((found.places, found.slots, found.predicates), (vec![0, 2, 0, 4], 8, 1));
+    }
+
+    #[test]
+    fn sizes_never_share() {
+        // r0 = ..; use r0; r1 = ..; use r1, of one slot and of two.
+        let nodes = [node(&[0], &[]), node(&[], &[0]), node(&[1], &[]), node(&[], &[1]), exit()];
+        assert_eq!(allocate(&nodes, &[ONE, ONE]).slots, 1);
+        let found = allocate(&nodes, &[ONE, Class::Slots(2)]);
+        assert_eq!((found.places, found.slots), (vec![0, 2], 4));
     }
 
     #[test]

@@ -175,6 +175,20 @@ mod tests {
         assert!(run_text(body, 32, 1_000_000).is_ok());
     }
 
+    /// Odd lanes write words where, lane by lane, even lanes still hold double words.
+    #[test]
+    fn diverged_lanes_keep_their_registers() {
+        let body = "
+            .reg .pred p; .reg .b32 a, b, lane; .reg .b64 w, v;
+            bra START;
+        ODD: mov.u32 a, 7; mov.u32 b, 9; add.u32 a, a, b; ret;
+        START: mul.wide.u32 w, %laneid, 0x10001;
+            mov.u32 lane, %laneid; and.b32 lane, lane, 1; setp.ne.u32 p, lane, 0; @p bra ODD;
+            mul.wide.u32 v, %laneid, 0x10001; setp.ne.u64 p, v, w; @p trap;
+            ret;";
+        assert!(run_text(body, 32, 1000).is_ok());
+    }
+
     #[test]
     fn nothing_to_run() {
         assert_eq!(run_text("ret;", 0, 10).unwrap(), Counters::default());

@@ -42,11 +42,11 @@ pub struct Named {
 const MOST: u32 = Operand::CONSTANT as u32;
 /// Two slots are a sink of 64 bits.
 const SINK_SLOTS: u32 = 2;
-/// Predicate 0 is true, predicate 1 a sink, predicate 2 the carry, predicate 3 for use within one instruction.
-const OWN_PREDICATES: u32 = 4;
+/// Predicate 0 is true, predicate 1 a sink, predicate 2 the carry, the others for use within one instruction.
+const OWN_PREDICATES: u32 = 5;
 const SINK_PREDICATE: Operand = Operand(1);
 pub const CARRY: Operand = Operand(2);
-pub const SCRATCH: Operand = Operand(3);
+pub const SCRATCH: [Operand; 2] = [Operand(3), Operand(4)];
 
 impl<'a> Binder<'a> {
     /// Without an allocation only to find out what is named: then all registers lie in one place.

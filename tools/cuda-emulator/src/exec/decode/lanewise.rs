@@ -2,8 +2,11 @@
 
 use super::Decoder;
 use super::binder::{CARRY, SCRATCH, negated, width};
-use crate::exec::lanes::{Lane, Lanewise, Run, Width, compile, map1, map2, map4, with1};
-use crate::exec::ops::{Opcode, carry, compare, convert, float, half, integer};
+use crate::exec::half::{self, Half};
+use crate::exec::lanes::{
+    Chosen, Lane, Lanewise, Run, Width, compile, map1, map2, map4, with1, with2,
+};
+use crate::exec::ops::{self, Opcode, carry, compare, convert, float, integer};
 use crate::exec::program::{Instruction, Operand};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::{Operand as Text, Type};
@@ -40,7 +43,7 @@ pub fn decode(
         }
         _ => match float::decode(code)? {
             Some(found) => Some(found),
-            None => match half::decode(code)? {
+            None => match ops::half::decode(code)? {
                 Some(found) => Some(found),
                 None => integer::decode(code)?,
             },
@@ -138,27 +141,31 @@ fn setp(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
     comparison(decoder, code, r#type, [p, q], sources)
 }
 
-/// `set.lt.f32.s32 d, a, b`: a comparison whose result is a number.
+/// `set.lt.f32.s32 d, a, b`: a comparison whose result is a number, of pairs a pair of them.
 fn set(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result<(), String> {
+    use Type::{Bf16, Bf16x2, F16, F16x2, F32, S16, S32, U16, U32};
     let (&[result, source], [d, sources @ ..]) = (code.types.as_slice(), text) else {
         return code.unsupported_type();
     };
-    let yes = match result {
-        Type::U32 | Type::S32 => 0xffff_ffff,
-        Type::F32 => 1f32.to_bits() as u64,
+    let is_pair = matches!(source, F16x2 | Bf16x2);
+    let yes = match (result, is_pair) {
+        (U32 | S32, false) => 0xffff_ffff,
+        (F32, false) => 1f32.to_bits() as i64,
+        (U16 | S16, false) | (U32 | S32, true) => 0xffff,
+        (F16, false) | (F16x2, true) => half::F16::ONE as i64,
+        (Bf16, false) | (Bf16x2, true) => half::Bf16::ONE as i64,
         _ => return code.unsupported_type(),
     };
-    let unwanted = decoder.binder.sink(Width::Predicate);
-    comparison(decoder, code, source, [SCRATCH, unwanted], sources)?;
-    let binder = &mut decoder.binder;
-    let choice = [
-        binder.result(d, Width::B32)?,
-        binder.constant(yes, Width::B32)?,
-        binder.constant(0, Width::B32)?,
-        SCRATCH,
-    ];
-    let select = compare::select(Type::B32).ok_or("there is no selection of 32 bits")?;
-    decoder.lanes(select.run, &choice, 0);
+    comparison(decoder, code, source, SCRATCH, sources)?;
+    let number = match (result.bytes(), is_pair) {
+        (_, true) => with2(|yes, low: Chosen<u32>, high: Chosen<u32>| {
+            low.0 & yes as u32 | (high.0 & yes as u32) << 16
+        }),
+        (2, _) => with1(|yes, p: Chosen<u32>| (p.0 & yes as u32) as u16),
+        _ => with1(|yes, p: Chosen<u32>| p.0 & yes as u32),
+    };
+    let d = decoder.binder.result(d, number.results[0])?;
+    decoder.lanes(number.run, &[d, SCRATCH[0], SCRATCH[1]], yes);
     Ok(())
 }
 
