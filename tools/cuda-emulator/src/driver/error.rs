@@ -108,7 +108,7 @@ impl fmt::Debug for CUresult {
     }
 }
 
-/// What a body ends with; [`api`] turns it into a [`CUresult`].
+/// What a body ends with; `api` turns it into a [`CUresult`].
 pub type Done = Result<(), CUresult>;
 
 fn put_text(out: Out<*const c_char>, text: Option<&'static CStr>) -> Done {

@@ -1,8 +1,8 @@
 //! Runs kernels: a warp at a time, blocks on all cores.
 //!
-//! [`Module::load`] turns PTX into programs: [`decode`] inlines device functions and gives every operand a
-//! slot, and what an opcode does stands in [`ops`]. [`launch`] hands the blocks of a grid to threads
-//! ([`grid`]); each runs the warps of a block in turns ([`block`], [`turn`]).
+//! [`Module::load`] turns PTX into programs: `decode` inlines device functions and gives every operand a
+//! slot, and what an opcode does stands in `ops`. [`launch`] hands the blocks of a grid to threads
+//! (`grid`); each runs the warps of a block in turns (`block`, `turn`).
 
 mod address;
 mod allocate;

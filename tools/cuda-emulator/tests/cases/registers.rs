@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Case> {
 fn moves() -> Vec<Case> {
     let mut random = Random::new(3);
     let input: Vec<u64> = (0..32).map(|_| random.next()).collect();
-    let functions: [(&str, &str, Unary); 7] = [
+    let functions: [(&str, &str, Unary); 8] = [
         ("mov.b64 {b32}", ".reg .b32 l, h; mov.b64 {l, h}, x; mov.b64 x, {h, l};", |x| {
             x.rotate_left(32)
         }),
@@ -37,6 +37,12 @@ fn moves() -> Vec<Case> {
             ".reg .b8 a, b, c, d; .reg .b32 y; cvt.u32.u64 y, x; mov.b32 {a, b, c, d}, y; \
              mov.b32 y, {d, c, b, a}; cvt.u64.u32 x, y;",
             |x| u64::from((x as u32).swap_bytes()),
+        ),
+        (
+            "mov.b16 {b8}",
+            ".reg .b8 a, b; .reg .b16 y; cvt.u16.u64 y, x; mov.b16 {a, b}, y; mov.b16 y, {b, a}; \
+             cvt.u64.u16 x, y;",
+            |x| u64::from((x as u16).swap_bytes()),
         ),
         ("mov.b64 {_, b32}", ".reg .b32 h; mov.b64 {_, h}, x; cvt.u64.u32 x, h;", |x| x >> 32),
         (
