@@ -1,5 +1,5 @@
-//! Runs the micro-kernels on a real GPU and writes what they put out to `conformance/`, for the tests to
-//! replay. `tools/gpu-check` calls it.
+//! Runs the micro-kernels on a real GPU and writes what they put out to `conformance/`, or the folder it is
+//! given, for the tests to replay. `tools/gpu-check` calls it.
 
 // Parts of these modules serve the tests alone.
 #[allow(dead_code)]
@@ -16,6 +16,7 @@ mod soft;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::ptr::{null, null_mut};
 
@@ -59,9 +60,10 @@ fn record() -> Result<(), String> {
         let head = || format!("# {name}, sm_{capability}; examples/record-conformance.rs\n");
         groups.entry(case.group).or_insert_with(head).push_str(&format(&recording));
     }
-    std::fs::create_dir_all(folder()).map_err(|e| format!("{}: {e}", folder().display()))?;
+    let folder = std::env::args_os().nth(1).map_or_else(folder, PathBuf::from);
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     for (group, text) in groups {
-        let path = folder().join(format!("{group}.tsv"));
+        let path = folder.join(format!("{group}.tsv"));
         std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         println!("{}", path.display());
     }
