@@ -7,6 +7,7 @@
 use super::address::{addresses, target};
 use super::lanes::{Lane, Run, Width, compile};
 use super::program::Instruction;
+use super::touch::{Touch, touch};
 use super::warp::{Block, Warp};
 use crate::memory::{INITIALISED, PENDING, Region};
 use crate::ptx::ast::Space;
@@ -77,7 +78,8 @@ fn issue_of<const N: usize>() -> Run {
                     from: from_offset,
                 });
             }
-            Ok(())
+            touch(warp, block, &from, N, Touch::CopyFrom)?;
+            touch(warp, block, &to, N, Touch::CopyTo)
         },
     )
 }

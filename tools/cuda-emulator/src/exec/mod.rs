@@ -24,6 +24,7 @@ mod problem;
 mod program;
 mod provided;
 mod rounding;
+mod touch;
 mod turn;
 mod warp;
 

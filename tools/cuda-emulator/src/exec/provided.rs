@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use super::ops::memory::{read, write};
+use super::ops::memory::{peek, write};
 use super::print;
 use super::problem::Problem;
 use super::program::Instruction;
@@ -29,13 +29,14 @@ pub fn assertion(warp: &Warp, block: &Block<'_>, instruction: &Instruction, lane
 
 /// `vprintf` of the lanes of `mask`, one after the other: operands format, arguments and result.
 pub fn print(
-    warp: &Warp,
+    warp: &mut Warp,
     block: &Block<'_>,
     instruction: &Instruction,
     mask: u32,
 ) -> Result<(), Box<Problem>> {
     let [format, arguments, result, ..] = instruction.operands;
-    let [format, arguments] = [format, arguments].map(|operand| warp.double(block, operand));
+    let [format, arguments, result] =
+        [format, arguments, result].map(|operand| *warp.double(block, operand));
     let mut counts = [[0; 4]; 32];
     for number in (0..32).filter(|number| mask >> number & 1 != 0) {
         let lane = Lane { warp, block, lane: number as u32 };
@@ -53,7 +54,7 @@ pub fn print(
         let _ = std::io::stdout().lock().write_all(&text);
         counts[number] = count.to_le_bytes();
     }
-    write(warp, block, Space::Local, warp.double(block, result), &counts, mask)
+    write(warp, block, Space::Local, &result, &counts, mask)
 }
 
 /// One lane's view of memory.
@@ -65,9 +66,7 @@ struct Lane<'a> {
 
 impl Lane<'_> {
     fn read<const N: usize>(&self, space: Space, address: u64) -> Option<[u8; N]> {
-        let mut values = [[0; N]; 32];
-        read(self.warp, self.block, space, &[address; 32], 1 << self.lane, &mut values).ok()?;
-        Some(values[self.lane as usize & 31])
+        peek(self.warp, self.block, space, address, self.lane as usize)
     }
 
     /// Up to the 0 at its end.

@@ -59,6 +59,7 @@ impl Runner<'_> {
             let instruction = &self.kernel.program.instructions[at as usize];
             let active = mask & scheduled.warp.predicate(instruction.guard);
             scheduled.warp.clock += 1;
+            scheduled.warp.at = at;
             self.counters.lane_instructions += active.count_ones() as u64;
             match instruction.op {
                 Op::Lanes(run) => {
@@ -147,7 +148,7 @@ impl Runner<'_> {
                 return Err(Problem::of_lanes(Kind::Assertion, mask, detail));
             }
             Op::Print => {
-                provided::print(&scheduled.warp, &self.block, instruction, mask)?;
+                provided::print(&mut scheduled.warp, &self.block, instruction, mask)?;
                 scheduled.groups.push(Group { at: at + 1, ..group });
             }
             Op::Lanes(_) => scheduled.groups.push(Group { at: at + 1, ..group }),

@@ -28,6 +28,8 @@ pub struct Warp {
     pub copies: AsyncCopies,
     /// Instructions run so far: `%clock`.
     pub clock: u64,
+    /// The instruction that runs.
+    pub at: u32,
 }
 
 impl Warp {
@@ -38,6 +40,7 @@ impl Warp {
             predicates: vec![0; program.predicates],
             copies: AsyncCopies::default(),
             clock: 0,
+            at: 0,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::exec::address::{addresses, target};
 use crate::exec::half::{self, Half};
 use crate::exec::lanes::{Lane, Run, Width, compile};
 use crate::exec::program::Instruction;
+use crate::exec::touch::{Touch, touch};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::{Space, Type};
 use crate::report::Kind;
@@ -217,6 +218,7 @@ fn atomic<T: Held<C>, C: Cell>(f: impl Fn(u8, Space, T, T, T) -> T + Copy) -> (R
                     // SAFETY: `cell` checked bounds and alignment.
                     old[lane] = T::from_cell(unsafe { C::update(at, compute) });
                 }
+                touch(warp, block, &target, C::BYTES, Touch::Update)?;
             }
             T::store(warp, d, old, mask);
             Ok(())

@@ -5,6 +5,7 @@ use crate::exec::address::{Target, addresses, target};
 use crate::exec::lanes::{ALL, Lane, Run, Width, compile, each};
 use crate::exec::problem::Problem;
 use crate::exec::program::Instruction;
+use crate::exec::touch::{Touch, touch};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::Space;
 use crate::ptx::ast::Type::{self, *};
@@ -198,7 +199,7 @@ fn store_bytes<const E: usize, const N: usize, S: Bits>() -> Run {
 /// Puts the bytes that each lane of `mask` points to into `values`.
 #[inline(never)]
 pub fn read<const N: usize>(
-    warp: &Warp,
+    warp: &mut Warp,
     block: &Block<'_>,
     space: Space,
     addresses: &[u64; 32],
@@ -209,21 +210,54 @@ pub fn read<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
-        if read_together(&target, block.is_checked, values) {
-            continue;
-        }
-        for lane in 0..32 {
-            if target.mask >> lane & 1 == 0 {
-                continue;
-            }
-            let offset = target.offsets[lane];
-            let loaded = match offset % N as u64 {
-                0 => target.region.load(offset, block.is_checked, &mut values[lane]),
-                _ => Err(Kind::Misaligned),
-            };
-            if let Err(kind) = loaded {
-                return Err(target.problem(kind, lane, addresses[lane], N, block));
-            }
+        read_target(&target, block, addresses, values)?;
+        touch(warp, block, &target, N, Touch::Read)?;
+    }
+    Ok(())
+}
+
+/// [`read`] of the host, for a kernel's messages: nothing that watches memory sees it.
+pub fn peek<const N: usize>(
+    warp: &Warp,
+    block: &Block<'_>,
+    space: Space,
+    address: u64,
+    lane: usize,
+) -> Option<[u8; N]> {
+    let (addresses, mut values) = ([address; 32], [[0; N]; 32]);
+    let target = target(warp, block, space, &addresses, 1 << lane);
+    read_target(&target, block, &addresses, &mut values).ok()?;
+    Some(values[lane & 31])
+}
+
+#[inline(always)]
+fn read_target<const N: usize>(
+    target: &Target<'_>,
+    block: &Block<'_>,
+    addresses: &[u64; 32],
+    values: &mut [[u8; N]; 32],
+) -> Result<(), Box<Problem>> {
+    if read_together(target, block.is_checked, values) {
+        return Ok(());
+    }
+    read_apart(target, block, addresses, values)
+}
+
+/// Lane by lane.
+fn read_apart<const N: usize>(
+    target: &Target<'_>,
+    block: &Block<'_>,
+    addresses: &[u64; 32],
+    values: &mut [[u8; N]; 32],
+) -> Result<(), Box<Problem>> {
+    for lane in (0..32).filter(|lane| target.mask >> lane & 1 != 0) {
+        let offset = target.offsets[lane];
+        let loaded = match offset % N as u64 {
+            0 => target.region.load(offset, block.is_checked, &mut values[lane]),
+            _ => Err(Kind::Misaligned),
+        };
+        if let Err(kind) = loaded {
+            return Err(target.problem(kind, lane, addresses[lane], N, block));
         }
     }
     Ok(())
@@ -270,10 +304,10 @@ fn is_spaced(offsets: &[u64; 32]) -> Option<u64> {
     (strays == 0).then_some(step)
 }
 
-/// Writes what each lane of `mask` has to where it points, lane by lane.
+/// Writes what each lane of `mask` has to where it points.
 #[inline(never)]
 pub fn write<const N: usize>(
-    warp: &Warp,
+    warp: &mut Warp,
     block: &Block<'_>,
     space: Space,
     addresses: &[u64; 32],
@@ -284,21 +318,29 @@ pub fn write<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
-        if write_together(&target, block.is_checked, values) {
-            continue;
+        if !write_together(&target, block.is_checked, values) {
+            write_apart(&target, block, addresses, values)?;
         }
-        for lane in 0..32 {
-            if target.mask >> lane & 1 == 0 {
-                continue;
-            }
-            let offset = target.offsets[lane];
-            let stored = match offset % N as u64 {
-                0 => target.region.store::<N>(offset, values[lane], block.is_checked),
-                _ => Err(Kind::Misaligned),
-            };
-            if let Err(kind) = stored {
-                return Err(target.problem(kind, lane, addresses[lane], N, block));
-            }
+        touch(warp, block, &target, N, Touch::Write)?;
+    }
+    Ok(())
+}
+
+/// Lane by lane.
+fn write_apart<const N: usize>(
+    target: &Target<'_>,
+    block: &Block<'_>,
+    addresses: &[u64; 32],
+    values: &[[u8; N]; 32],
+) -> Result<(), Box<Problem>> {
+    for lane in (0..32).filter(|lane| target.mask >> lane & 1 != 0) {
+        let offset = target.offsets[lane];
+        let stored = match offset % N as u64 {
+            0 => target.region.store::<N>(offset, values[lane], block.is_checked),
+            _ => Err(Kind::Misaligned),
+        };
+        if let Err(kind) = stored {
+            return Err(target.problem(kind, lane, addresses[lane], N, block));
         }
     }
     Ok(())

@@ -1,0 +1,30 @@
+//! Every access of a warp to memory, after it was found to be allowed: what watches memory stands here.
+
+use super::address::Target;
+use super::problem::Problem;
+use super::warp::{Block, Warp};
+
+/// What an instruction does to the bytes that its lanes name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    Read,
+    Write,
+    /// An atomic operation: a read and a write that nothing comes between.
+    Update,
+    /// The source of an asynchronous copy, when it is issued.
+    CopyFrom,
+    /// Its destination, when it is issued.
+    CopyTo,
+}
+
+/// The lanes of a target touch `bytes` bytes each. The instruction is `warp.at`.
+#[inline(always)]
+pub fn touch(
+    _warp: &mut Warp,
+    _block: &Block<'_>,
+    _target: &Target<'_>,
+    _bytes: usize,
+    _touch: Touch,
+) -> Result<(), Box<Problem>> {
+    Ok(())
+}
