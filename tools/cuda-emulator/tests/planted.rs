@@ -78,7 +78,7 @@ fn fails(device: &Device, kernel: &str, shape: Shape, params: &Params) -> Fault 
 /// Runs a kernel that must pass, checked and not.
 fn passes(device: &Device, kernel: &str, shape: Shape, params: &Params) {
     for checked in [true, false] {
-        let options = Options { checked, threads: 2 };
+        let options = Options { checked, threads: 2, ..CHECKED };
         let counters = device.launch(kernel, shape, params, &options);
         let counters = counters.unwrap_or_else(|fault| panic!("{fault}"));
         assert!(counters.lane_instructions >= counters.warp_instructions);
@@ -300,7 +300,7 @@ fn the_first_block_is_reported() {
     let y = device.allocate(100 * 4);
     let params = Params::new().with(y).with(100_000i32);
     for _ in 0..20 {
-        let options = Options { checked: true, threads: 4 };
+        let options = Options { checked: true, threads: 4, ..CHECKED };
         let fault = device.launch("write_out_of_bounds", shape(100, 32), &params, &options);
         let fault = fault.expect_err("most blocks are out of bounds");
         assert_eq!((fault.block, fault.lane), ([3, 0, 0], Some(4)));

@@ -20,11 +20,14 @@ pub enum Touch {
 /// The lanes of a target touch `bytes` bytes each. The instruction is `warp.at`.
 #[inline(always)]
 pub fn touch(
-    _warp: &mut Warp,
-    _block: &Block<'_>,
-    _target: &Target<'_>,
-    _bytes: usize,
-    _touch: Touch,
+    warp: &mut Warp,
+    block: &Block<'_>,
+    target: &Target<'_>,
+    bytes: usize,
+    touch: Touch,
 ) -> Result<(), Box<Problem>> {
-    Ok(())
+    match block.watch {
+        Some(watch) => watch.touch(warp, block, target, bytes, touch),
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,228 @@
+//! The part of a warp's access that lies in one cell of a shadow: which lanes touch which bytes, when and how.
+
+use std::ops::Range;
+
+use super::clock::Time;
+use super::views::UNFINISHED;
+use crate::exec::address::Target;
+use crate::exec::lanes::{ALL, LANES};
+use crate::exec::program::Order;
+
+/// What an access does: bits.
+pub type Kind = u8;
+pub const READS: Kind = 1;
+pub const WRITES: Kind = 2;
+/// Others may do the same at the same time.
+pub const STRONG: Kind = 4;
+/// But only those of the same block.
+pub const OF_BLOCK: Kind = 8;
+
+/// Kind of an access of an order.
+pub fn kind(does: Kind, order: Order) -> Kind {
+    match (order.is_strong, order.is_of_block) {
+        (false, _) => does,
+        (true, false) => does | STRONG,
+        (true, true) => does | STRONG | OF_BLOCK,
+    }
+}
+
+/// Bytes of a cell and the lanes of a warp that touch them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Piece {
+    pub time: Time,
+    pub block: u32,
+    lanes: u32,
+    /// The instruction, and in the low bits the warp.
+    place: u32,
+    start: u8,
+    end: u8,
+    /// Binary logarithm of the bytes of each lane, one lane after the other; or [`TOGETHER`].
+    spread: u8,
+    pub kind: Kind,
+}
+
+/// Every lane touches all the bytes.
+const TOGETHER: u8 = 0xFF;
+const WARP_BITS: u32 = 5;
+
+impl Piece {
+    pub const NONE: Piece =
+        Piece { time: 0, block: 0, lanes: 0, place: 0, start: 0, end: 0, spread: 0, kind: 0 };
+
+    /// Of the instruction `at` of a warp; bytes and lanes are yet to come.
+    pub fn new(time: Time, block: u32, warp: u32, at: u32, kind: Kind) -> Piece {
+        Piece { time, block, place: at << WARP_BITS | warp, kind, ..Piece::NONE }
+    }
+
+    pub fn warp(&self) -> u32 {
+        self.place & ((1 << WARP_BITS) - 1)
+    }
+
+    /// Index of the instruction.
+    pub fn at(&self) -> u32 {
+        self.place >> WARP_BITS
+    }
+
+    pub fn bytes(&self) -> Range<u8> {
+        self.start..self.end
+    }
+
+    /// The lanes that touch some of the bytes, each with those of them that it touches.
+    pub fn lanes_at(&self, bytes: Range<u8>) -> impl Iterator<Item = (u32, Range<u8>)> {
+        let (start, end) = (bytes.start.max(self.start), bytes.end.min(self.end));
+        let first = self.lanes.trailing_zeros();
+        let Piece { lanes, start: own, spread, .. } = *self;
+        (first..LANES as u32).filter_map(move |lane| {
+            let bytes = if spread == TOGETHER {
+                start..end
+            } else {
+                let from = own as u32 + (lane - first << spread);
+                let to = from + (1 << spread);
+                from.clamp(start.into(), end.into()) as u8..to.clamp(start.into(), end.into()) as u8
+            };
+            (lanes >> lane & 1 != 0 && !bytes.is_empty()).then_some((lane, bytes))
+        })
+    }
+
+    pub fn overlaps(&self, other: &Piece) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+
+    pub fn lies_in(&self, other: &Piece) -> bool {
+        self.start >= other.start && self.end <= other.end
+    }
+
+    /// Whether each byte in both is touched by one thread, the same in both. Of pieces of one block.
+    pub fn is_by_threads_of(&self, other: &Piece) -> bool {
+        let first = |piece: &Piece| piece.lanes.trailing_zeros() as i32;
+        let is_same = match (self.spread, other.spread) {
+            (TOGETHER, _) | (_, TOGETHER) => {
+                self.lanes == other.lanes && self.lanes.is_power_of_two()
+            }
+            (a, b) => {
+                let shift = |piece: &Piece| piece.start as i32 - (first(piece) << a);
+                a == b && shift(self) == shift(other)
+            }
+        };
+        is_same && self.warp() == other.warp() && self.time != UNFINISHED
+    }
+
+    /// Whether it is the same access, but for the time.
+    pub fn is_twin_of(&self, other: &Piece) -> bool {
+        let without_time = |piece: &Piece| Piece { time: 0, ..*piece };
+        without_time(self) == without_time(other)
+    }
+
+    /// Whether the two race when nothing orders them.
+    pub fn conflicts_with(&self, other: &Piece) -> bool {
+        let (any, both) = (self.kind | other.kind, self.kind & other.kind);
+        let is_mutual = both & STRONG != 0 && (any & OF_BLOCK == 0 || self.block == other.block);
+        any & WRITES != 0 && !is_mutual
+    }
+
+    /// Whether whatever conflicts with an earlier access to bytes of this one conflicts with this one, too.
+    pub fn stands_for(&self, old: &Piece) -> bool {
+        let writes = self.kind & WRITES >= old.kind & WRITES;
+        let is_as_weak = self.kind & STRONG == 0
+            || old.kind & STRONG != 0 && self.kind & OF_BLOCK >= old.kind & OF_BLOCK;
+        writes && is_as_weak
+    }
+}
+
+/// Takes the access of some lanes to `bytes` bytes each apart. Gives each piece, made from `whole`, with the number
+/// of its cell of `1 << cell` bytes. No two pieces of a write overlap.
+#[inline(always)]
+pub fn split<E>(
+    target: &Target<'_>,
+    bytes: usize,
+    cell: u32,
+    whole: &Piece,
+    mut each: impl FnMut(usize, Piece) -> Result<(), E>,
+) -> Result<(), E> {
+    let spread = bytes.trailing_zeros() as u8;
+    let start = target.offsets[0];
+    if target.mask == ALL && bytes.is_power_of_two() && is_dense(&target.offsets, bytes) {
+        let end = start + (bytes * LANES) as u64;
+        let mut at = start;
+        while at < end {
+            let cell_end = ((at >> cell) + 1 << cell).min(end);
+            let first = at - start >> spread;
+            let lanes = ALL >> (LANES as u64 - (cell_end - at >> spread)) << first;
+            let from = (at & ((1 << cell) - 1)) as u8;
+            let end = from + (cell_end - at) as u8;
+            each((at >> cell) as usize, Piece { lanes, start: from, end, spread, ..*whole })?;
+            at = cell_end;
+        }
+        return Ok(());
+    }
+    apart(target, bytes, cell, whole, each)
+}
+
+/// Whether the lanes' bytes lie side by side.
+#[inline(always)]
+fn is_dense(offsets: &[u64; LANES], bytes: usize) -> bool {
+    let mut strays = offsets[0] & (bytes as u64 - 1);
+    for lane in 1..LANES {
+        strays |= offsets[lane].wrapping_sub(offsets[lane - 1]) ^ bytes as u64;
+    }
+    strays == 0
+}
+
+/// Lane by lane: neighbours that lie side by side, or at the same place, make one piece.
+fn apart<E>(
+    target: &Target<'_>,
+    bytes: usize,
+    cell: u32,
+    whole: &Piece,
+    mut each: impl FnMut(usize, Piece) -> Result<(), E>,
+) -> Result<(), E> {
+    let offsets = &target.offsets;
+    let at_once = whole.kind & WRITES != 0 && do_some_coincide(target);
+    let spread = bytes.trailing_zeros() as u8;
+    let mut rest = target.mask;
+    while rest != 0 {
+        let lane = rest.trailing_zeros() as usize;
+        let at = offsets[lane];
+        let start = (at & ((1 << cell) - 1)) as u8;
+        let end = start + bytes as u8;
+        let mut piece = Piece { lanes: 1 << lane, start, end, spread: TOGETHER, ..*whole };
+        let mut last = lane;
+        for lane in lane + 1..LANES {
+            if rest >> lane & 1 == 0 {
+                if at_once { continue } else { break }
+            }
+            let is_beside = !at_once
+                && bytes.is_power_of_two()
+                && last + 1 == lane
+                && offsets[lane] == offsets[last].wrapping_add(bytes as u64)
+                && offsets[lane] >> cell == at >> cell
+                && (piece.lanes.is_power_of_two() || piece.spread == spread);
+            if is_beside {
+                (piece.end, piece.spread) = (piece.end + bytes as u8, spread);
+            } else if offsets[lane] != at || piece.spread != TOGETHER {
+                if at_once { continue } else { break }
+            }
+            piece.lanes |= 1 << lane;
+            last = lane;
+        }
+        rest &= !piece.lanes;
+        each((at >> cell) as usize, piece)?;
+    }
+    Ok(())
+}
+
+/// Whether several lanes point to the same place.
+pub fn do_some_coincide(target: &Target<'_>) -> bool {
+    let (mut offsets, mut count) = ([0; LANES], 0);
+    for lane in (0..LANES).filter(|lane| target.mask >> lane & 1 != 0) {
+        offsets[count] = target.offsets[lane];
+        count += 1;
+    }
+    let offsets = &mut offsets[..count];
+    if offsets.is_sorted_by(|a, b| a < b) {
+        return false;
+    }
+    offsets.sort_unstable();
+    offsets.windows(2).any(|pair| pair[0] == pair[1])
+}
