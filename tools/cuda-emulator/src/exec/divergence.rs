@@ -216,7 +216,7 @@ mod tests {
         let run = |turn: u64| {
             let mut groups = Groups::default();
             for at in [1, 5, 9] {
-                groups.push(group(at, at, State::Ready));
+                groups.push(group(at, 1 << at, State::Ready));
             }
             let mut ran = [0; 10];
             let mut order = Vec::new();

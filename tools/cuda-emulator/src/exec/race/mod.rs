@@ -243,6 +243,17 @@ impl<'a> Watch<'a> {
         let Ok(()) = done;
     }
 
+    /// Tells of bytes of shared memory that a copy is under way to who issued it, in a sentence.
+    #[cold]
+    pub fn issuer(&self, block: &Block<'_>, offset: u64, bytes: usize) -> Option<String> {
+        let (index, start) = (offset as usize >> SHARED_CELL, offset as u8 % (1 << SHARED_CELL));
+        let bytes = start..start.saturating_add(bytes as u8);
+        let copy = self.shared.unfinished(index, self.blocks.get(), bytes.clone())?;
+        let (lane, _) = copy.lanes_at(bytes).next()?;
+        let line = fault::line(block.program, copy.at());
+        Some(format!("The copy was issued by warp {}, lane {lane} at {line}.", copy.warp()))
+    }
+
     #[cold]
     fn problem(
         &self,

@@ -121,6 +121,16 @@ impl Piece {
         any & WRITES != 0 && !is_mutual
     }
 
+    /// Whether it is an atomic operation that has seen the strong write of another one: whatever comes after the one
+    /// comes after the other, for the memory model lets causality go from a write to the reads that see it.
+    pub fn has_seen(&self, old: &Piece) -> bool {
+        let does = READS | WRITES | STRONG;
+        self.kind & does == does
+            && old.kind & WRITES != 0
+            && old.lies_in(self)
+            && !self.conflicts_with(old)
+    }
+
     /// Whether whatever conflicts with an earlier access to bytes of this one conflicts with this one, too.
     pub fn stands_for(&self, old: &Piece) -> bool {
         let writes = self.kind & WRITES >= old.kind & WRITES;

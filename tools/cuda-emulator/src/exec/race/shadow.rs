@@ -5,10 +5,11 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use super::piece::{Piece, WRITES};
+use super::piece::{Piece, READS, STRONG, WRITES};
 use super::views::{UNFINISHED, Views};
 use crate::mapping::Mapping;
 
@@ -107,12 +108,18 @@ impl<'a> Shadow<'a> {
             while at < cell.count() {
                 match compare(&cell.slots[at], new, views) {
                     Ok(is_past) if is_past || is_over(&cell.slots[at]) => cell.remove(at),
+                    Err(conflict) => {
+                        let later = &cell.slots[at + 1..cell.count()];
+                        if !is_seen(&conflict.old, new, later, views) {
+                            return Err(conflict);
+                        }
+                        at += 1;
+                    }
                     Ok(_) => at += 1,
-                    Err(conflict) => return Err(conflict),
                 }
             }
             if cell.header.has_more.get() {
-                self.compare_beside(index, new, views, is_over)?;
+                self.compare_beside(index, new, views, cell, is_over)?;
             }
             if !is_private && new.kind & WRITES == 0 {
                 cell.thin_out(new);
@@ -130,19 +137,27 @@ impl<'a> Shadow<'a> {
         index: usize,
         new: &Piece,
         views: &Views,
+        cell: &Pieces<'_>,
         is_over: impl Fn(&Piece) -> bool,
     ) -> Result<(), Box<Conflict>> {
         let mut table = self.beside.table();
         let Some(pieces) = table.get_mut(&index) else { return Ok(()) };
-        let mut found = Ok(());
-        pieces.retain(|old| match compare(old, new, views) {
-            Ok(is_past) => !is_past && !is_over(old),
-            Err(conflict) => {
-                found = Err(conflict);
-                true
+        let mut at = 0;
+        while at < pieces.len() {
+            match compare(&pieces[at], new, views) {
+                Ok(is_past) if is_past || is_over(&pieces[at]) => drop(pieces.remove(at)),
+                Err(conflict) => {
+                    let in_place = &cell.slots[..cell.count()];
+                    let later = pieces[at + 1..].iter().chain(in_place);
+                    if !is_seen(&conflict.old, new, later, views) {
+                        return Err(conflict);
+                    }
+                    at += 1;
+                }
+                Ok(_) => at += 1,
             }
-        });
-        found
+        }
+        Ok(())
     }
 
     #[cold]
@@ -156,6 +171,20 @@ impl<'a> Shadow<'a> {
             pieces.remove(0);
         }
         pieces.push(piece);
+    }
+
+    /// A write of bytes of the cell that is not over.
+    pub fn unfinished(&self, index: usize, epoch: u32, bytes: Range<u8>) -> Option<Piece> {
+        self.with(index, epoch, |cell| {
+            let pieces = &cell.slots[..cell.count()];
+            let is_meant = |piece: &&Piece| {
+                piece.time == UNFINISHED
+                    && piece.kind & WRITES != 0
+                    && piece.bytes().start < bytes.end
+                    && bytes.start < piece.bytes().end
+            };
+            pieces.iter().find(is_meant).copied()
+        })
     }
 
     /// An access that was not over is now: it happens at `twin.time`.
@@ -221,6 +250,9 @@ fn compare(old: &Piece, new: &Piece, views: &Views) -> Result<bool, Box<Conflict
         return Ok(false);
     }
     let may_conflict = old.conflicts_with(new);
+    if new.has_seen(old) {
+        return Ok(true);
+    }
     let may_go = old.lies_in(new) && new.stands_for(old);
     if !may_conflict && !may_go {
         return Ok(false);
@@ -232,6 +264,25 @@ fn compare(old: &Piece, new: &Piece, views: &Views) -> Result<bool, Box<Conflict
         }
         Some(_) => Ok(false),
     }
+}
+
+/// Whether a strong write was seen by a later strong read which comes before the new piece. Causality goes from the
+/// write to that read, and on.
+#[cold]
+fn is_seen<'p>(
+    old: &Piece,
+    new: &Piece,
+    later: impl IntoIterator<Item = &'p Piece>,
+    views: &Views,
+) -> bool {
+    const STRONG_READ: u8 = STRONG | READS;
+    old.kind & (STRONG | WRITES) == STRONG | WRITES
+        && later.into_iter().any(|read| {
+            read.kind & STRONG_READ == STRONG_READ
+                && !read.conflicts_with(old)
+                && (old.lies_in(read) || new.lies_in(read))
+                && views.unordered(read, new).is_none()
+        })
 }
 
 impl Pieces<'_> {
