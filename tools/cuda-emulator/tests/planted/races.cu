@@ -237,6 +237,9 @@ __device__ __forceinline__ unsigned weak_load(unsigned at) {
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(at) : "memory"); // weak_flag
     return value;
 }
+__device__ __forceinline__ void weak_store(unsigned at, unsigned value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(value) : "memory"); // weak_flag too
+}
 enum Flag { kWeak, kUnfenced, kFenced, kAcquire };
 template <Flag kFlag>
 __device__ __forceinline__ void wait_for_flag(const float* x, float* y) {
@@ -252,8 +255,7 @@ __device__ __forceinline__ void wait_for_flag(const float* x, float* y) {
         value = x[0]; // unfenced_flag
         if (kFlag == kFenced) __threadfence_block();
         if (kFlag == kWeak) {
-            asm volatile("st.shared.u32 [%0], 1;" ::"r"(shared_address(&flag))
-                         : "memory"); // weak_flag too
+            weak_store(shared_address(&flag), 1);
         } else if (kFlag == kAcquire) {
             asm volatile("st.release.cta.shared.u32 [%0], 1;" ::"r"(shared_address(&flag))
                          : "memory");

@@ -225,6 +225,7 @@ pub fn read<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
+        let _alone = block.watch.and_then(|watch| watch.alone(warp, block, target.space));
         read_target(&target, block, addresses, values)?;
         touch(warp, block, &target, N, Touch::Read)?;
     }
@@ -333,9 +334,7 @@ pub fn write<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
-        if let Some(watch) = block.watch {
-            watch.announce(warp, block, &target, N);
-        }
+        let _alone = block.watch.and_then(|watch| watch.alone(warp, block, target.space));
         if !write_together(&target, block.is_checked, values) {
             write_apart(&target, block, addresses, values)?;
             race::collide(warp, block, &target, values)?;

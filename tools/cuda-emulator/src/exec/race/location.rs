@@ -6,10 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::clock::Clock;
 
-/// All words of a memory to which something was handed on.
-///
-/// A word keeps what was ever handed on through it: of a value that was overwritten, too. That orders more than
-/// a device does, so that no pair is taken for a race that is none.
+/// All words of a memory through which something is handed on.
 #[derive(Default)]
 pub struct Locations {
     words: Mutex<HashMap<u64, Word>>,
@@ -31,7 +28,8 @@ fn words(offset: u64, bytes: usize) -> std::ops::RangeInclusive<u64> {
 }
 
 impl Locations {
-    /// A thread of `block` is about to write: for its block, and for the device unless it writes to its block alone.
+    /// A thread of `block` has written: for its block, and for the device unless it writes to its block alone. Adds to
+    /// what was handed on before, as an atomic operation does.
     pub fn publish(
         &self,
         offset: u64,
@@ -76,6 +74,14 @@ impl Locations {
         clocks.iter().any(|clock| !clock.is_empty()).then_some(clocks)
     }
 
+    /// A value that handed something on is overwritten.
+    pub fn forget(&self, offset: u64, bytes: usize) {
+        if self.are_there.load(Ordering::SeqCst) {
+            let mut table = self.table();
+            words(offset, bytes).for_each(|word| drop(table.remove(&word)));
+        }
+    }
+
     pub fn clear(&self) {
         if self.are_there.swap(false, Ordering::SeqCst) {
             self.table().clear();
@@ -111,6 +117,9 @@ mod tests {
         assert_eq!(seen(8, 4, false), [nothing, all], "another block");
         assert_eq!(seen(8, 4, true), [nothing, nothing], "another block, which asks its own");
         assert_eq!(seen(12, 1, false), [nothing, nothing], "another word");
+        locations.forget(8, 8);
+        assert_eq!(seen(8, 1, false), [nothing, nothing], "overwritten");
+        locations.publish(8, 4, 1, [clock(1), clock(2)], false);
         locations.clear();
         assert!(locations.observe(8, 4, 1, false).is_none());
     }

@@ -13,6 +13,7 @@ mod views;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
+use std::sync::{Mutex, MutexGuard};
 
 use super::address::Target;
 use super::fault;
@@ -44,13 +45,17 @@ pub struct LaunchWatch<'a> {
     has_workers: bool,
     locations: Locations,
     beside: Beside,
+    /// Held over strong accesses to global memory, so that they are remembered in the order in which memory sees
+    /// them.
+    strong: Mutex<()>,
 }
 
 impl<'a> LaunchWatch<'a> {
     /// `has_workers`: several threads of the host run blocks.
     pub fn new(memory: &'a Memory, grid: [u32; 3], has_workers: bool) -> Self {
-        let (locations, beside) = Default::default();
-        LaunchWatch { launch: memory.next_launch(), memory, grid, has_workers, locations, beside }
+        let (locations, beside, strong) = Default::default();
+        let launch = memory.next_launch();
+        LaunchWatch { launch, memory, grid, has_workers, locations, beside, strong }
     }
 }
 
@@ -145,31 +150,60 @@ impl<'a> Watch<'a> {
         self.views.borrow_mut().fence(warp, lanes, order);
     }
 
-    /// Before lanes write: others may see it as soon as it is done.
+    /// To be held while lanes access memory and are remembered.
     #[inline]
-    pub fn announce(&self, warp: &Warp, block: &Block<'_>, target: &Target<'_>, bytes: usize) {
-        let order = order(warp, block);
-        if order.is_strong && is_watched(target.space) {
-            self.publish(warp.index, order, target, bytes);
-        }
+    pub fn alone(
+        &self,
+        warp: &Warp,
+        block: &Block<'_>,
+        space: Space,
+    ) -> Option<MutexGuard<'a, ()>> {
+        let is_meant = self.launch.has_workers && space == Space::Global;
+        (is_meant && order(warp, block).is_strong)
+            .then(|| self.launch.strong.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
+    /// What lanes learn from the strong writes that they have seen, and what they hand on by theirs.
     #[inline(never)]
-    fn publish(&self, warp: u32, order: Order, target: &Target<'_>, bytes: usize) {
+    fn synchronise(
+        &self,
+        warp: u32,
+        order: Order,
+        target: &Target<'_>,
+        bytes: usize,
+        does: piece::Kind,
+    ) {
         let mut views = self.views.borrow_mut();
+        if does & READS != 0 {
+            self.observe(&mut views, warp, order, target, bytes);
+        }
+        if does & WRITES == 0 {
+            return;
+        }
         if order.releases {
             views.fence(warp, target.mask, Order { acquires: false, ..order });
         }
         for lane in (0..32).filter(|lane| target.mask >> lane & 1 != 0) {
-            let Some(clocks) = views.released(warp, lane) else { continue };
+            let clocks = views.released(warp, lane);
             let (block, offset) = (views.block(), target.offsets[lane as usize]);
-            self.locations(target.space).publish(offset, bytes, block, clocks, order.is_of_block);
+            let locations = self.locations(target.space);
+            if does & READS == 0 {
+                locations.forget(offset, bytes);
+            }
+            if let Some(clocks) = clocks {
+                locations.publish(offset, bytes, block, clocks, order.is_of_block);
+            }
         }
     }
 
-    #[inline(never)]
-    fn observe(&self, warp: u32, order: Order, target: &Target<'_>, bytes: usize) {
-        let mut views = self.views.borrow_mut();
+    fn observe(
+        &self,
+        views: &mut Views,
+        warp: u32,
+        order: Order,
+        target: &Target<'_>,
+        bytes: usize,
+    ) {
         for lane in (0..32).filter(|lane| target.mask >> lane & 1 != 0) {
             let (block, offset) = (views.block(), target.offsets[lane as usize]);
             let locations = self.locations(target.space);
@@ -203,8 +237,8 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         let order = order(warp, block);
-        if order.is_strong && touch != Touch::Write {
-            self.observe(warp.index, order, target, bytes);
+        if order.is_strong {
+            self.synchronise(warp.index, order, target, bytes, does(touch));
         }
         let views = self.views.borrow();
         let time = match touch {
@@ -249,7 +283,7 @@ impl<'a> Watch<'a> {
         let (index, start) = (offset as usize >> SHARED_CELL, offset as u8 % (1 << SHARED_CELL));
         let bytes = start..start.saturating_add(bytes as u8);
         let copy = self.shared.unfinished(index, self.blocks.get(), bytes.clone())?;
-        let (lane, _) = copy.lanes_at(bytes).next()?;
+        let lane = copy.lanes_at(bytes).trailing_zeros();
         let line = fault::line(block.program, copy.at());
         Some(format!("The copy was issued by warp {}, lane {lane} at {line}.", copy.warp()))
     }

@@ -55,6 +55,12 @@ impl Piece {
         Piece { time, block, place: at << WARP_BITS | warp, kind, ..Piece::NONE }
     }
 
+    /// The first four bytes of a cell, by one lane.
+    #[cfg(test)]
+    pub fn of_lane(self, lane: u32) -> Piece {
+        Piece { lanes: 1 << lane, end: 4, spread: TOGETHER, ..self }
+    }
+
     pub fn warp(&self) -> u32 {
         self.place & ((1 << WARP_BITS) - 1)
     }
@@ -68,32 +74,40 @@ impl Piece {
         self.start..self.end
     }
 
-    /// The lanes that touch some of the bytes, each with those of them that it touches.
-    pub fn lanes_at(&self, bytes: Range<u8>) -> impl Iterator<Item = (u32, Range<u8>)> {
-        let (start, end) = (bytes.start.max(self.start), bytes.end.min(self.end));
-        let first = self.lanes.trailing_zeros();
-        let Piece { lanes, start: own, spread, .. } = *self;
-        (first..LANES as u32).filter_map(move |lane| {
-            let bytes = if spread == TOGETHER {
-                start..end
-            } else {
-                let from = own as u32 + (lane - first << spread);
-                let to = from + (1 << spread);
-                from.clamp(start.into(), end.into()) as u8..to.clamp(start.into(), end.into()) as u8
-            };
-            (lanes >> lane & 1 != 0 && !bytes.is_empty()).then_some((lane, bytes))
-        })
+    /// The lanes that touch some of the bytes, which overlap with its own.
+    #[inline]
+    pub fn lanes_at(&self, bytes: Range<u8>) -> u32 {
+        if self.spread == TOGETHER {
+            return self.lanes;
+        }
+        let first = (bytes.start.max(self.start) - self.start) >> self.spread;
+        let last = (bytes.end.min(self.end) - 1 - self.start) >> self.spread;
+        ALL >> (LANES as u32 - 1 - (last - first) as u32)
+            << (self.lanes.trailing_zeros() + first as u32)
     }
 
+    /// The bytes that one of its lanes touches.
+    #[inline]
+    pub fn bytes_of(&self, lane: u32) -> Range<u8> {
+        if self.spread == TOGETHER {
+            return self.bytes();
+        }
+        let start = self.start + ((lane - self.lanes.trailing_zeros()) << self.spread) as u8;
+        start..start + (1 << self.spread)
+    }
+
+    #[inline]
     pub fn overlaps(&self, other: &Piece) -> bool {
         self.start < other.end && other.start < self.end
     }
 
+    #[inline]
     pub fn lies_in(&self, other: &Piece) -> bool {
         self.start >= other.start && self.end <= other.end
     }
 
     /// Whether each byte in both is touched by one thread, the same in both. Of pieces of one block.
+    #[inline]
     pub fn is_by_threads_of(&self, other: &Piece) -> bool {
         let first = |piece: &Piece| piece.lanes.trailing_zeros() as i32;
         let is_same = match (self.spread, other.spread) {
@@ -115,6 +129,7 @@ impl Piece {
     }
 
     /// Whether the two race when nothing orders them.
+    #[inline]
     pub fn conflicts_with(&self, other: &Piece) -> bool {
         let (any, both) = (self.kind | other.kind, self.kind & other.kind);
         let is_mutual = both & STRONG != 0 && (any & OF_BLOCK == 0 || self.block == other.block);
@@ -123,6 +138,7 @@ impl Piece {
 
     /// Whether it is an atomic operation that has seen the strong write of another one: whatever comes after the one
     /// comes after the other, for the memory model lets causality go from a write to the reads that see it.
+    #[inline]
     pub fn has_seen(&self, old: &Piece) -> bool {
         let does = READS | WRITES | STRONG;
         self.kind & does == does
@@ -132,6 +148,7 @@ impl Piece {
     }
 
     /// Whether whatever conflicts with an earlier access to bytes of this one conflicts with this one, too.
+    #[inline]
     pub fn stands_for(&self, old: &Piece) -> bool {
         let writes = self.kind & WRITES >= old.kind & WRITES;
         let is_as_weak = self.kind & STRONG == 0
@@ -235,4 +252,99 @@ pub fn do_some_coincide(target: &Target<'_>) -> bool {
     }
     offsets.sort_unstable();
     offsets.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Region;
+    use crate::ptx::ast::Space;
+
+    /// Cells, bytes and lanes of the pieces of an access.
+    fn pieces(
+        offset: impl Fn(u64) -> u64,
+        mask: u32,
+        bytes: usize,
+        cell: u32,
+        kind: Kind,
+    ) -> Vec<(usize, Range<u8>, u32)> {
+        let region = Region::reserve(0).unwrap();
+        let offsets = std::array::from_fn(|lane| offset(lane as u64));
+        let target = Target { space: Space::Shared, region: &region, offsets, window: 0, mask };
+        let whole = Piece::new(1, 0, 0, 0, kind);
+        let mut all = Vec::new();
+        let done: Result<(), ()> = split(&target, bytes, cell, &whole, |index, piece| {
+            let lanes = piece.lanes_at(piece.bytes());
+            assert_eq!(lanes, piece.lanes);
+            for lane in (0..32).filter(|lane| lanes >> lane & 1 != 0) {
+                let start = ((index as u64) << cell) + piece.bytes_of(lane).start as u64;
+                assert_eq!(start, offset(lane as u64), "lane {lane}");
+                assert_eq!(piece.bytes_of(lane).len(), bytes);
+            }
+            all.push((index, piece.bytes(), lanes));
+            Ok(())
+        });
+        done.unwrap();
+        all
+    }
+
+    #[test]
+    fn dense_accesses_have_few_pieces() {
+        let dense = pieces(|lane| 96 + 4 * lane, ALL, 4, 7, READS);
+        assert_eq!(dense, [(0, 96..128, 0xff), (1, 0..96, 0xffff_ff00)]);
+        let wide = pieces(|lane| 16 * lane, ALL, 16, 4, WRITES);
+        assert!((0..32).map(|lane| (lane, 0..16, 1 << lane)).eq(wide));
+        let short = pieces(|lane| 2 * lane, ALL, 2, 4, WRITES);
+        assert!((0..4).map(|cell| (cell, 0..16, 0xff << (8 * cell))).eq(short));
+        let some = pieces(|lane| 8 + 4 * lane, 0x0000_ff0f, 4, 7, WRITES);
+        assert_eq!(some, [(0, 8..24, 0xf), (0, 40..72, 0xff00)]);
+    }
+
+    #[test]
+    fn scattered_and_common_places() {
+        assert_eq!(pieces(|_| 20, ALL, 4, 4, READS), [(1, 4..8, ALL)]);
+        assert_eq!(pieces(|_| 20, ALL, 4, 4, WRITES), [(1, 4..8, ALL)]);
+        let rows = pieces(|lane| 128 * lane, ALL, 4, 7, WRITES);
+        assert!((0..32).map(|lane| (lane, 0..4, 1 << lane)).eq(rows));
+        // Lanes 0 and 2, and lanes 1 and 3, at the same place: no two pieces of a write overlap.
+        let pairs = |lane: u64| 4 * (lane % 2);
+        assert_eq!(pieces(pairs, 0xf, 4, 4, WRITES), [(0, 0..4, 0b101), (0, 4..8, 0b1010)]);
+        assert_eq!(pieces(pairs, 0xf, 4, 4, READS), [(0, 0..8, 0b11), (0, 0..8, 0b1100)]);
+    }
+
+    fn piece(kind: Kind, block: u32) -> Piece {
+        Piece::new(1, block, 0, 0, kind).of_lane(0)
+    }
+
+    #[test]
+    fn what_races_with_what() {
+        let conflict = |a: Kind, b: Kind| {
+            let found = piece(a, 0).conflicts_with(&piece(b, 1));
+            assert_eq!(found, piece(b, 1).conflicts_with(&piece(a, 0)));
+            found
+        };
+        let update = READS | WRITES | STRONG;
+        assert!(!conflict(READS, READS) && !conflict(READS | STRONG, READS));
+        assert!(conflict(READS, WRITES) && conflict(WRITES, WRITES));
+        assert!(conflict(READS, update) && conflict(WRITES, update));
+        assert!(conflict(WRITES, READS | STRONG) && !conflict(update, update));
+        assert!(!conflict(WRITES | STRONG, READS | STRONG));
+        assert!(conflict(update | OF_BLOCK, update), "of a block, and of another block");
+        assert!(!piece(update | OF_BLOCK, 1).conflicts_with(&piece(update, 1)));
+    }
+
+    /// Whatever conflicts with a piece conflicts with that which stands for it.
+    #[test]
+    fn what_stands_for_what() {
+        let kinds: Vec<Kind> = (1..16).filter(|kind| kind & (READS | WRITES) != 0).collect();
+        for (old, new) in kinds.iter().flat_map(|&old| kinds.iter().map(move |&new| (old, new))) {
+            let all_conflict = kinds.iter().flat_map(|&kind| [piece(kind, 0), piece(kind, 1)]);
+            let mut others = all_conflict.filter(|other| piece(old, 0).conflicts_with(other));
+            if piece(new, 0).stands_for(&piece(old, 0)) {
+                assert!(others.all(|other| piece(new, 0).conflicts_with(&other)), "{old} {new}");
+            }
+        }
+        assert!(piece(WRITES, 0).stands_for(&piece(READS, 0)));
+        assert!(!piece(READS, 0).stands_for(&piece(WRITES, 0)));
+    }
 }

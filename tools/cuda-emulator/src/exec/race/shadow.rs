@@ -104,6 +104,9 @@ impl<'a> Shadow<'a> {
     ) -> Result<(), Box<Conflict>> {
         self.with(index, epoch, |cell| {
             let is_over = |old: &Piece| is_private && old.time < views.floor();
+            if cell.slots[..cell.count()].iter().all(is_over) {
+                cell.header.count.set(0);
+            }
             let mut at = 0;
             while at < cell.count() {
                 match compare(&cell.slots[at], new, views) {
@@ -291,7 +294,9 @@ impl Pieces<'_> {
     }
 
     fn remove(&mut self, at: usize) {
-        self.slots.copy_within(at + 1..self.count(), at);
+        for at in at + 1..self.count() {
+            self.slots[at - 1] = self.slots[at];
+        }
         self.header.count.set(self.header.count.get() - 1);
     }
 
@@ -318,5 +323,143 @@ impl Pieces<'_> {
             let oldest = pieces.iter().position(|old| is_such(&old));
             oldest.into_iter().for_each(|at| self.remove(at));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::lanes::ALL;
+    use crate::exec::race::piece;
+    use crate::memory::Region;
+    use crate::ptx::ast::Space;
+
+    const SLOTS: usize = 4;
+
+    /// A shadow of 64 bytes in cells of 16, and what the 32 warps of a block know.
+    struct Bench {
+        cells: Mapping,
+        beside: Beside,
+        views: Views,
+        epoch: u32,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let mut views = Views::new(32);
+            views.start(0, [ALL; 32].into_iter());
+            let cells = Mapping::reserve(Shadow::bytes(64, 4, SLOTS)).unwrap();
+            Bench { cells, beside: Beside::default(), views, epoch: 1 }
+        }
+
+        fn shadow(&self) -> Shadow<'_> {
+            Shadow::new(&self.cells, 4, SLOTS, true, &self.beside)
+        }
+
+        /// An access of one lane to some bytes; with whom it races: a warp and a lane.
+        fn touch(&self, kind: u8, warp: u32, lane: u32, bytes: Range<u64>) -> Option<[u32; 2]> {
+            self.touch_at(self.views.now(), kind, warp, lane, bytes)
+        }
+
+        fn touch_at(
+            &self,
+            time: u32,
+            kind: u8,
+            warp: u32,
+            lane: u32,
+            bytes: Range<u64>,
+        ) -> Option<[u32; 2]> {
+            let whole = Piece::new(time, self.views.block(), warp, 0, kind);
+            let region = Region::reserve(0).unwrap();
+            let (offsets, mask) = ([bytes.start; 32], 1 << lane);
+            let target = crate::exec::address::Target {
+                space: Space::Shared,
+                region: &region,
+                offsets,
+                window: 0,
+                mask,
+            };
+            let length = (bytes.end - bytes.start) as usize;
+            let found = piece::split(&target, length, 4, &whole, |index, piece| {
+                self.shadow().touch(index, self.epoch, &piece, &self.views, true)
+            });
+            found.err().map(|conflict| [conflict.old.warp(), conflict.old_lane])
+        }
+    }
+
+    #[test]
+    fn what_nothing_orders_races() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.touch(WRITES, 0, 3, 4..8), None);
+        assert_eq!(bench.touch(READS, 0, 3, 4..8), None, "the thread itself");
+        assert_eq!(bench.touch(READS, 0, 4, 4..8), Some([0, 3]), "another lane");
+        assert_eq!(bench.touch(READS, 1, 3, 4..8), Some([0, 3]), "another warp");
+        assert_eq!(bench.touch(WRITES, 1, 3, 0..16), Some([0, 3]), "more bytes");
+        bench.views.meet();
+        assert_eq!(bench.touch(WRITES, 1, 3, 0..16), None, "after a barrier");
+    }
+
+    #[test]
+    fn neighbouring_bytes_do_not_race() {
+        let bench = Bench::new();
+        for byte in 0..16 {
+            assert_eq!(bench.touch(WRITES, byte % 4, byte, byte as u64..byte as u64 + 1), None);
+        }
+        assert_eq!(bench.touch(READS, 3, 7, 7..8), None);
+        assert_eq!(bench.touch(READS, 3, 7, 6..8), Some([2, 6]));
+    }
+
+    /// More readers than a cell has places for; each is remembered.
+    #[test]
+    fn no_reader_is_forgotten() {
+        for late in 0..30 {
+            let mut bench = Bench::new();
+            for warp in 0..30 {
+                assert_eq!(bench.touch(READS, warp, 9, 8..12), None);
+            }
+            for warp in (0..30).filter(|&warp| warp != late) {
+                bench.views.arrive(1, warp, ALL);
+            }
+            bench.views.leave(1, 31, ALL);
+            assert_eq!(bench.touch(WRITES, 31, 0, 8..12), Some([late, 9]));
+            assert_eq!(bench.touch(WRITES, 31, 0, 12..16), None);
+        }
+    }
+
+    #[test]
+    fn another_epoch_starts_anew() {
+        let mut bench = Bench::new();
+        for warp in 0..30 {
+            assert_eq!(bench.touch(READS, warp, 0, 0..4), None);
+        }
+        bench.epoch += 1;
+        assert_eq!(bench.touch(WRITES, 31, 0, 0..4), None);
+    }
+
+    /// A copy is no access of its time, but of all times until it is done.
+    #[test]
+    fn copies_last_until_they_are_done() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.touch_at(UNFINISHED, READS, 0, 1, 0..16), None);
+        bench.views.meet();
+        assert_eq!(bench.touch(WRITES, 1, 1, 4..8), Some([0, 1]), "after a barrier");
+        assert_eq!(bench.touch(WRITES, 0, 1, 4..8), Some([0, 1]), "by its own thread");
+        bench.views.meet();
+        let region = Region::reserve(0).unwrap();
+        let target = crate::exec::address::Target {
+            space: Space::Shared,
+            region: &region,
+            offsets: [0; 32],
+            window: 0,
+            mask: 2,
+        };
+        let whole = Piece::new(bench.views.now(), 0, 0, 0, READS);
+        let _: Result<(), ()> = piece::split(&target, 16, 4, &whole, |index, piece| {
+            bench.shadow().finish(index, bench.epoch, &piece);
+            Ok(())
+        });
+        assert_eq!(bench.touch(WRITES, 1, 1, 4..8), Some([0, 1]), "since it was done");
+        bench.views.meet();
+        assert_eq!(bench.touch(WRITES, 1, 1, 4..8), None);
     }
 }

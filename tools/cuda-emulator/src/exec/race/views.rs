@@ -285,23 +285,30 @@ impl Views {
     }
 
     fn unordered_lanes(&self, old: &Piece, new: &Piece) -> Option<[u32; 2]> {
-        let is_own = old.block == self.block;
+        let (is_own, is_warps) = (old.block == self.block, old.warp() == new.warp());
+        let is_program_order = is_own && is_warps && old.time != UNFINISHED;
         let (first, warp) = (old.warp() * LANES as u32, &self.warps[new.warp() as usize]);
-        for (old_lane, bytes) in old.lanes_at(new.bytes()) {
-            for (new_lane, _) in new.lanes_at(bytes) {
-                let is_same = is_own && old.warp() == new.warp() && old_lane == new_lane;
-                if is_same && old.time != UNFINISHED {
-                    continue;
-                }
-                let (view, thread) = (warp.of(new_lane), first + old_lane);
+        let mut old_lanes = old.lanes_at(new.bytes());
+        while old_lanes != 0 {
+            let old_lane = old_lanes.trailing_zeros();
+            old_lanes &= old_lanes - 1;
+            let mut lanes = new.lanes_at(old.bytes_of(old_lane));
+            if is_program_order {
+                lanes &= !(1 << old_lane);
+            }
+            while lanes != 0 {
+                let lane = lanes.trailing_zeros();
+                let (view, thread) = (warp.of(lane), first + old_lane);
                 let is_known = if is_own {
                     view.threads[thread as usize] >= old.time
                 } else {
                     view.others.has(old.block, thread, old.time)
                 };
                 if !is_known {
-                    return Some([old_lane, new_lane]);
+                    return Some([old_lane, lane]);
                 }
+                // Lanes with one view know the same.
+                lanes &= if warp.views.len() == 1 { 0 } else { lanes - 1 };
             }
         }
         None
@@ -312,4 +319,120 @@ impl Views {
 fn threads(warp: u32, lanes: u32) -> impl Iterator<Item = u32> {
     let first = warp * LANES as u32;
     (0..LANES as u32).filter(move |lane| lanes >> lane & 1 != 0).map(move |lane| first + lane)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::piece::{READS, WRITES};
+    use super::*;
+    use crate::exec::lanes::ALL;
+
+    const DEVICE: Order =
+        Order { is_strong: true, acquires: true, releases: true, is_of_block: false };
+
+    fn views(block: u32) -> Views {
+        let mut views = Views::new(2);
+        views.start(block, [ALL; 2].into_iter());
+        views
+    }
+
+    /// Whether a lane knows what another thread has done up to now, or rather the time `now`.
+    fn knows(views: &Views, lane: [u32; 2], other: [u32; 2], block: u32, now: Time) -> bool {
+        let piece = |[warp, lane]: [u32; 2], time, block, kind| {
+            Piece::new(time, block, warp, 0, kind).of_lane(lane)
+        };
+        let old = piece(other, now, block, WRITES);
+        views.unordered(&old, &piece(lane, views.now(), views.block(), READS)).is_none()
+    }
+
+    #[test]
+    fn lanes_that_meet_know_each_other() {
+        let mut views = views(0);
+        let before = views.now();
+        assert!(knows(&views, [0, 3], [0, 3], 0, before), "itself");
+        assert!(!knows(&views, [0, 3], [0, 4], 0, before));
+        views.meet_in_warp(0, 0xff);
+        assert!(knows(&views, [0, 3], [0, 4], 0, before));
+        assert!(!knows(&views, [0, 3], [0, 4], 0, views.now()), "what it does from now on");
+        assert!(
+            !knows(&views, [0, 3], [0, 8], 0, before) && !knows(&views, [0, 8], [0, 3], 0, before)
+        );
+        views.meet_in_warp(0, ALL);
+        assert!(
+            knows(&views, [0, 8], [0, 3], 0, before) && !knows(&views, [1, 8], [0, 3], 0, before)
+        );
+        let later = views.now();
+        views.meet();
+        assert!(knows(&views, [1, 8], [0, 3], 0, later));
+        assert!(!knows(&views, [1, 8], [0, 3], 0, views.now()));
+    }
+
+    #[test]
+    fn who_arrives_knows_nothing_of_the_others() {
+        let mut views = views(0);
+        let before = views.now();
+        views.arrive(3, 0, ALL);
+        views.arrive(3, 1, ALL);
+        views.leave(3, 1, ALL);
+        views.end_meeting(3);
+        assert!(knows(&views, [1, 0], [0, 31], 0, before));
+        assert!(!knows(&views, [0, 31], [1, 0], 0, before));
+        let own = views.now();
+        assert!(!knows(&views, [1, 0], [0, 31], 0, own), "after it had arrived");
+    }
+
+    /// Thread 5 of block 0 fences and writes; a thread of block 1 reads and fences.
+    #[test]
+    fn fences_hand_on_to_other_blocks() {
+        for (releases, acquires) in [(true, true), (true, false), (false, true)] {
+            for is_narrow in [false, true] {
+                let [mut from, mut to] = [0, 1].map(views);
+                let before = from.now();
+                if releases {
+                    from.fence(0, 1 << 5, Order { is_of_block: is_narrow, ..DEVICE });
+                }
+                let after = from.now();
+                let clocks = from.released(0, 5).unwrap_or_default();
+                assert!(from.released(0, 6).is_none(), "another lane has not fenced");
+                // Another block is handed what is for the device.
+                to.observe(1, 1 << 9, &[Clock::default(), clocks[1].clone()]);
+                if acquires {
+                    to.fence(1, 1 << 9, DEVICE);
+                }
+                let expected = releases && acquires && !is_narrow;
+                assert_eq!(knows(&to, [1, 9], [0, 5], 0, before), expected);
+                assert!(!knows(&to, [1, 9], [0, 6], 0, before), "a lane that has not fenced");
+                assert!(!knows(&to, [1, 9], [0, 5], 0, after), "after the fence");
+                assert!(!knows(&to, [1, 8], [0, 5], 0, before), "a lane that has not read");
+                to.meet();
+                assert_eq!(knows(&to, [0, 0], [0, 5], 0, before), expected, "by a barrier");
+            }
+        }
+    }
+
+    /// What threads have fenced before a barrier, one of them hands on after it.
+    #[test]
+    fn fences_of_all_are_handed_on_by_one() {
+        let [mut from, mut to] = [0, 1].map(views);
+        let before = from.now();
+        from.fence(0, ALL, DEVICE);
+        from.fence(1, ALL, DEVICE);
+        from.meet();
+        let clocks = from.released(0, 0).expect("it has fenced");
+        to.observe(0, 1, &[Clock::default(), clocks[1].clone()]);
+        to.meet();
+        assert!(!knows(&to, [1, 7], [1, 30], 0, before));
+        to.fence(1, ALL, DEVICE);
+        assert!(knows(&to, [1, 7], [1, 30], 0, before));
+    }
+
+    #[test]
+    fn another_block_starts_without_knowledge() {
+        let mut views = views(4);
+        let before = views.now();
+        views.fence(0, 2, DEVICE);
+        views.start(5, [ALL; 2].into_iter());
+        assert!(!knows(&views, [0, 1], [0, 1], 4, before));
+        assert!(views.released(0, 1).is_none());
+    }
 }
