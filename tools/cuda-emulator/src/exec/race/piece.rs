@@ -97,6 +97,11 @@ impl Piece {
     }
 
     #[inline]
+    pub fn is_of_warp_of(&self, other: &Piece) -> bool {
+        self.block == other.block && self.warp() == other.warp()
+    }
+
+    #[inline]
     pub fn overlaps(&self, other: &Piece) -> bool {
         self.start < other.end && other.start < self.end
     }
