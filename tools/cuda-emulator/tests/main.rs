@@ -10,6 +10,7 @@ mod mathematics;
 mod micro;
 mod nvcc;
 mod planted;
+mod process;
 mod ptx;
 mod random;
 mod recordings;

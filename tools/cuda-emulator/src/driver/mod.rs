@@ -17,6 +17,7 @@ pub mod graph;
 pub mod launch;
 pub mod memory;
 pub mod module;
+mod replacement;
 mod settings;
 pub mod stream;
 pub mod symbols;

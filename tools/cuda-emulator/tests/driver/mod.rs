@@ -3,9 +3,9 @@
 mod capture;
 mod context;
 mod cudarc;
-
 mod launch;
 mod memory;
+mod replacement;
 mod stream;
 
 use std::ffi::{CString, c_void};
