@@ -2,6 +2,7 @@
 
 mod attention;
 mod cases;
+mod counters;
 mod device;
 mod driver;
 mod fatbin;

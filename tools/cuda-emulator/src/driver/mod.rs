@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod graph;
 pub mod launch;
+pub mod launched;
 pub mod memory;
 pub mod module;
 mod replacement;

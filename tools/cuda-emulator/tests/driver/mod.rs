@@ -4,6 +4,7 @@ mod capture;
 mod context;
 mod cudarc;
 mod launch;
+mod launched;
 mod memory;
 mod replacement;
 mod stream;
