@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 
 use super::address::{Target, addresses, target};
-use super::lanes::{Lane, Run, Width, compile};
+use super::lanes::{Lane, Run, Width, compile, each};
 use super::program::Instruction;
 use super::race::Watch;
 use super::touch::{Touch, touch};
@@ -75,22 +75,26 @@ fn issue_of<const N: usize>() -> Run {
                 *instruction;
             let to_addresses = addresses(warp, block, to, access.width, immediate >> 32);
             let from_addresses = addresses(warp, block, from, Width::B64, immediate as i32 as i64);
-            let sizes = u32::load(warp, block, read);
-            let ignored = warp.predicate(ignored);
+            let (sizes, ignored) = (u32::load(warp, block, read), warp.predicate(ignored));
+            let sizes = each(
+                #[inline(always)]
+                |lane| {
+                    if ignored >> lane & 1 != 0 { 0 } else { sizes[lane].min(N as u32) as usize }
+                },
+            );
             let to = target(warp, block, Space::Shared, &to_addresses, mask);
             let from = target(warp, block, Space::Global, &from_addresses, mask);
-            let mut issue = Issue {
+            let issue = Issue {
                 number: warp.copies.count,
                 at: warp.at,
                 mask,
                 bytes: N,
-                read: [0; 32],
+                read: sizes,
                 to: to.offsets,
                 from: from.offsets,
             };
             for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
-                let is_ignored = ignored >> lane & 1 != 0;
-                let read = if is_ignored { 0 } else { sizes[lane].min(N as u32) as usize };
+                let read = sizes[lane];
                 let (to_offset, from_offset) = (to.offsets[lane], from.offsets[lane]);
                 if let Err(kind) = readable::<N>(from.region, from_offset, read, block.is_checked) {
                     return Err(from.problem(kind, lane, from_addresses[lane], read, block));
@@ -98,7 +102,6 @@ fn issue_of<const N: usize>() -> Run {
                 if let Err(kind) = writable::<N>(to.region, to_offset, block.is_checked) {
                     return Err(to.problem(kind, lane, to_addresses[lane], N, block));
                 }
-                issue.read[lane] = read;
                 warp.copies.waiting.push(Copy {
                     lane: lane as u8,
                     bytes: N as u8,
@@ -124,7 +127,7 @@ fn issue_of<const N: usize>() -> Run {
 }
 
 impl Issue {
-    /// What is read, for each number of bytes that lanes read, and what is written.
+    /// What is read, by the lanes that read as many bytes, and what is written.
     #[inline(always)]
     fn targets<E>(
         &self,

@@ -11,6 +11,7 @@ mod approx;
 mod async_copy;
 mod barrier;
 mod block;
+mod counters;
 mod decode;
 mod divergence;
 mod double;
@@ -31,6 +32,7 @@ mod touch;
 mod turn;
 mod warp;
 
+pub use counters::Counters;
 pub use module::{Kernel, LoadError, Module, Param};
 pub use schedule::{Schedule, Schedules};
 
@@ -58,14 +60,6 @@ pub struct Options {
     /// Of the host, to run blocks on.
     pub threads: usize,
     pub schedule: Schedule,
-}
-
-/// What a launch took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub warp_instructions: u64,
-    /// Those of the lanes that were active.
-    pub lane_instructions: u64,
 }
 
 /// Instructions of the warps of a block after which it counts as endless: about half a minute.

@@ -26,6 +26,7 @@ pub fn touch(
     bytes: usize,
     touch: Touch,
 ) -> Result<(), Box<Problem>> {
+    warp.counters.touch(target, bytes, touch);
     match block.watch {
         Some(watch) => watch.touch(warp, block, target, bytes, touch),
         None => Ok(()),

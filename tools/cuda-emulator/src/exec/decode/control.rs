@@ -75,6 +75,7 @@ pub fn decode(
             let meet = compile(
                 #[inline(always)]
                 |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
+                    warp.counters.warp_barriers += 1;
                     if let Some(watch) = block.watch {
                         let members = warp.word(block, instruction.operands[0]);
                         watch.meet_in_warp(warp.index, mask, members);

@@ -174,7 +174,8 @@ pub fn split<E>(
 ) -> Result<(), E> {
     let spread = bytes.trailing_zeros() as u8;
     let start = target.offsets[0];
-    if target.mask == ALL && bytes.is_power_of_two() && is_dense(&target.offsets, bytes) {
+    let is_dense = target.step() == Some(bytes as u64) && start.is_multiple_of(bytes as u64);
+    if is_dense && bytes.is_power_of_two() {
         let end = start + (bytes * LANES) as u64;
         let mut at = start;
         while at < end {
@@ -189,16 +190,6 @@ pub fn split<E>(
         return Ok(());
     }
     apart(target, bytes, cell, whole, each)
-}
-
-/// Whether the lanes' bytes lie side by side.
-#[inline(always)]
-fn is_dense(offsets: &[u64; LANES], bytes: usize) -> bool {
-    let mut strays = offsets[0] & (bytes as u64 - 1);
-    for lane in 1..LANES {
-        strays |= offsets[lane].wrapping_sub(offsets[lane - 1]) ^ bytes as u64;
-    }
-    strays == 0
 }
 
 /// Lane by lane: neighbours that lie side by side, or at the same place, make one piece.
