@@ -237,10 +237,13 @@ fn why_not_writable(shadow: &[u8]) -> Kind {
     }
 }
 
+/// Bytes that remember the latest accesses to one.
+pub const ACCESS_BYTES: usize = 2;
+
 /// Device memory and its allocations.
 pub struct Memory {
     region: Region,
-    /// A byte for every byte, for what remembers accesses.
+    /// [`ACCESS_BYTES`] for every byte.
     accesses: Mapping,
     launches: AtomicU32,
     table: Mutex<Table>,
@@ -272,7 +275,8 @@ const POISON: u8 = 0xFF;
 impl Memory {
     /// A device with `bytes` of memory, and as many addresses as it takes never to use one twice for long.
     pub fn new(bytes: usize) -> io::Result<Self> {
-        let (region, accesses) = (Region::reserve(bytes)?, Mapping::reserve(bytes)?);
+        let region = Region::reserve(bytes)?;
+        let accesses = Mapping::reserve(bytes.saturating_mul(ACCESS_BYTES))?;
         Ok(Memory { region, accesses, launches: AtomicU32::new(0), table: Mutex::default() })
     }
 
@@ -281,7 +285,8 @@ impl Memory {
         &self.region
     }
 
-    /// As many bytes as the region has, for what remembers the accesses to it; those of freed memory become zero.
+    /// [`ACCESS_BYTES`] for each byte of the region, for what remembers the accesses to it. Those of freed memory
+    /// become zero.
     pub fn accesses(&self) -> &Mapping {
         &self.accesses
     }
@@ -322,9 +327,9 @@ impl Memory {
         drop(table);
         self.region.mark(address - BASE, bytes, 0, 0xFF);
         let offset = (address - BASE) as usize;
-        for mapping in [&self.region.data, &self.region.shadow, &self.accesses] {
-            mapping.discard(offset, bytes);
-        }
+        self.region.data.discard(offset, bytes);
+        self.region.shadow.discard(offset, bytes);
+        self.accesses.discard(ACCESS_BYTES * offset, ACCESS_BYTES * bytes);
         true
     }
 

@@ -22,7 +22,7 @@ use super::program::{Instruction, Order};
 use super::touch::Touch;
 use super::warp::{Block, Warp};
 use crate::mapping::Mapping;
-use crate::memory::{BASE, Memory};
+use crate::memory::{ACCESS_BYTES, BASE, Memory};
 use crate::ptx::ast::Space;
 use crate::report;
 use location::Locations;
@@ -34,8 +34,13 @@ use views::{UNFINISHED, Views};
 /// to global memory.
 const SHARED_CELL: u32 = 4;
 const GLOBAL_CELL: u32 = 7;
-/// Pieces of a cell in place. Of global memory: what makes its shadow as large as the memory is.
-const GLOBAL_SLOTS: usize = 6;
+/// Pieces of a cell in place. Of global memory: what makes its shadow twice as large as the memory is.
+const GLOBAL_SLOTS: usize = 12;
+const LEAST_SHARED_SLOTS: usize = 6;
+
+const _: () = assert!(
+    Shadow::bytes(1 << GLOBAL_CELL, GLOBAL_CELL, GLOBAL_SLOTS) == ACCESS_BYTES << GLOBAL_CELL
+);
 
 /// What is remembered of a launch, for all blocks.
 pub struct LaunchWatch<'a> {
@@ -70,7 +75,7 @@ impl SharedCells {
     /// For blocks of so many warps with so many bytes of shared memory.
     pub fn reserve(bytes: usize, warps: usize) -> io::Result<SharedCells> {
         // A write and a read by each warp.
-        let slots = (warps + 1).max(GLOBAL_SLOTS);
+        let slots = (warps + 1).max(LEAST_SHARED_SLOTS);
         let cells = Mapping::reserve(Shadow::bytes(bytes, SHARED_CELL, slots))?;
         Ok(SharedCells { cells, slots, beside: Beside::default() })
     }
@@ -127,7 +132,7 @@ impl<'a> Watch<'a> {
         while rest != 0 {
             let named = members[rest.trailing_zeros() as usize & 31] & rest;
             self.views.borrow_mut().meet_in_warp(warp, named);
-            rest &= !named;
+            rest &= !named & (rest - 1);
         }
     }
 

@@ -175,6 +175,12 @@ pub fn split<E>(
     let spread = bytes.trailing_zeros() as u8;
     let start = target.offsets[0];
     let is_dense = target.step() == Some(bytes as u64) && start.is_multiple_of(bytes as u64);
+    if target.step() == Some(0) {
+        let start = (start & ((1 << cell) - 1)) as u8;
+        let (end, spread) = (start + bytes as u8, TOGETHER);
+        let index = (target.offsets[0] >> cell) as usize;
+        return each(index, Piece { lanes: ALL, start, end, spread, ..*whole });
+    }
     if is_dense && bytes.is_power_of_two() {
         let end = start + (bytes * LANES) as u64;
         let mut at = start;

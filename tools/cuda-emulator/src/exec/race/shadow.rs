@@ -27,6 +27,7 @@ struct Header {
 
 const HEADER: usize = size_of::<Header>();
 const PIECE: usize = size_of::<Piece>();
+const CACHE_LINE: usize = 64;
 /// Pieces of a cell in the table at most; then the oldest is forgotten.
 const MOST_BESIDE: usize = 64;
 /// Reads of the same bytes by different blocks that are remembered: as many as it takes to see that a write, from
@@ -66,8 +67,8 @@ pub struct Conflict {
 }
 
 /// Bytes that cells of so many pieces take.
-fn stride(slots: usize) -> usize {
-    (HEADER + slots * PIECE).next_multiple_of(align_of::<Header>())
+const fn stride(slots: usize) -> usize {
+    (HEADER + slots * PIECE).next_multiple_of(CACHE_LINE)
 }
 
 /// A cell in use.
@@ -78,7 +79,7 @@ struct Pieces<'a> {
 
 impl<'a> Shadow<'a> {
     /// Bytes that a shadow takes of memory of `bytes` bytes.
-    pub fn bytes(bytes: usize, cell: u32, slots: usize) -> usize {
+    pub const fn bytes(bytes: usize, cell: u32, slots: usize) -> usize {
         bytes.div_ceil(1 << cell) * stride(slots)
     }
 
@@ -103,7 +104,7 @@ impl<'a> Shadow<'a> {
         is_private: bool,
     ) -> Result<(), Box<Conflict>> {
         self.with(index, epoch, |cell| {
-            let is_over = |old: &Piece| is_private && old.time < views.floor();
+            let is_over = |old: &Piece| is_private && views.is_past(old);
             if cell.slots[..cell.count()].iter().all(is_over) {
                 cell.header.count.set(0);
             }
@@ -253,8 +254,8 @@ fn compare(old: &Piece, new: &Piece, views: &Views) -> Result<bool, Box<Conflict
         return Ok(false);
     }
     let may_conflict = old.conflicts_with(new);
-    if !may_conflict && (old.kind | new.kind) & WRITES == 0 && !old.is_of_warp_of(new) {
-        // The reads of other warps are kept: to ask what orders them costs more.
+    if (old.kind | new.kind) & WRITES == 0 && !old.is_of_warp_of(new) && !views.is_past(old) {
+        // The latest reads of other warps are kept: to ask what orders them costs more.
         return Ok(false);
     }
     if new.has_seen(old) {

@@ -118,8 +118,10 @@ impl Views {
         self.now
     }
 
-    pub fn floor(&self) -> Time {
-        self.floor
+    /// Whether an access of the block comes before whatever any of its threads does now.
+    #[inline]
+    pub fn is_past(&self, old: &Piece) -> bool {
+        old.block == self.block && old.time < self.floor
     }
 
     /// Another block begins; the lanes of its warps are given.
@@ -277,8 +279,7 @@ impl Views {
     /// A pair of lanes that touch the same byte, of an access before and of one now, if nothing orders them.
     #[inline]
     pub fn unordered(&self, old: &Piece, new: &Piece) -> Option<[u32; 2]> {
-        let is_own = old.block == self.block;
-        if is_own && old.time < self.floor || is_own && old.is_by_threads_of(new) {
+        if self.is_past(old) || old.block == self.block && old.is_by_threads_of(new) {
             return None;
         }
         self.unordered_lanes(old, new)
