@@ -98,6 +98,7 @@ pub struct Norms {
     rstd: Buffer,
     dh: Buffer,
     dweight: Buffer,
+    partials: Buffer,
 }
 
 impl Norms {
@@ -132,6 +133,7 @@ impl Norms {
             rstd: output(DType::F32, [rows, 1])?,
             dh: output(held, shape)?,
             dweight: output(DType::F32, [1, cols])?,
+            partials: output(DType::F32, [1, rms_norm::partials(shape)])?,
         };
         norms.forward(false)?; // backward reads what it keeps
         Ok(norms)
@@ -153,7 +155,8 @@ impl Run for Norms {
         let (x, weight, rstd) = (self.x.view(), self.weight.view(), self.rstd.view());
         let dweight = (kernel == RmsNormBackwardWeight).then(|| self.dweight.view_mut());
         let (dy, dh) = (self.dy.view(), self.dh.view_mut());
-        rms_norm::backward(x, weight, rstd, dy, dh, dweight, Write::Overwrite)
+        let partials = self.partials.view_mut();
+        rms_norm::backward(x, weight, rstd, dy, dh, dweight, partials, Write::Overwrite)
     }
 
     fn outputs(&self) -> Vec<&Buffer> {
