@@ -173,7 +173,7 @@ __device__ __forceinline__ Terms load_terms(const Backward<T>& p, bool there, in
     return terms;
 }
 
-struct Stats {
+struct alignas(8) Stats {
     float mean, r;
 };
 

@@ -27,18 +27,21 @@ __device__ __forceinline__ int chunk_end(int first, int chunk, int rows) {
 template <typename T>
 __device__ __forceinline__ void store_columns(float* row, const float (&sum)[kPack<T>], int n) {
     constexpr int kPacks = kPack<T> / kPack<float>;
+    const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
-        const int at = k * kWarp + threadIdx.x % kWarp;
+        const int at = k * kWarp + lane;
         Pack<float> pack;
 #pragma unroll
         for (int i = 0; i < kPack<float>; ++i) {
+            pack.at[i] = __shfl_sync(kAllLanes, sum[i], at / kPacks);
 #pragma unroll
-            for (int part = 0; part < kPacks; ++part) {
+            for (int part = 1; part < kPacks; ++part) {
                 const float x = __shfl_sync(kAllLanes, sum[part * kPack<float> + i], at / kPacks);
                 if (part == at % kPacks) pack.at[i] = x;
             }
         }
-        if (at * kPack<float> < n) store_pack(row + at * kPack<float>, pack);
+        // Counted in packs: of `row + at * 4` nvcc makes four stores.
+        if (at * kPack<float> < n) reinterpret_cast<Pack<float>*>(row)[at] = pack;
     }
 }
