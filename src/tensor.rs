@@ -316,6 +316,17 @@ impl<'a> TensorMut<'a> {
         )
     }
 
+    /// The first elements of a view of one row, as `[rows, cols]`: scratch in the shape of the moment.
+    pub fn reshape(self, [rows, cols]: [usize; 2]) -> TensorMut<'a> {
+        let Place { rows: whole, cols: len, .. } = self.place;
+        let fits = whole <= 1 && rows * cols <= whole * len;
+        assert!(fits, "[{whole}, {len}] taken as [{rows}, {cols}]");
+        TensorMut {
+            place: Place { rows, cols, row_stride: cols, ..self.place },
+            _memory: PhantomData,
+        }
+    }
+
     /// Row `i` as a slice. Panics when `T` is not the view's element type.
     pub fn row<T: Element>(&mut self, i: usize) -> &mut [T] {
         self.place.check::<T>();
@@ -397,6 +408,21 @@ mod tests {
         assert_eq!((view.shape(), view.row_stride()), ([3, 2], 5));
         assert_eq!(view.row::<u32>(2), &[17, 18]);
         assert!(!view.is_contiguous() && view.slice_rows(0..1).is_contiguous());
+    }
+
+    #[test]
+    fn scratch_takes_any_shape_that_it_holds() {
+        let mut data = [0.0f32; 7];
+        let mut matrix = TensorMut::vector(&mut data).reshape([2, 3]);
+        matrix.row::<f32>(1).fill(1.0);
+        assert_eq!((matrix.shape(), matrix.is_contiguous()), ([2, 3], true));
+        assert_eq!(data, [0., 0., 0., 1., 1., 1., 0.]);
+    }
+
+    #[test]
+    #[should_panic(expected = "[1, 7] taken as [2, 4]")]
+    fn scratch_is_as_large_as_it_is() {
+        let _ = TensorMut::vector(&mut [0.0f32; 7]).reshape([2, 4]);
     }
 
     #[test]

@@ -76,7 +76,8 @@ fn norms(bench: &Bench, r: usize, c: usize) {
     bench.row("rms_norm backward", [r, c], 5, || {
         let (dx, dw) = (TensorMut::new(&mut dx, r, c), Some(TensorMut::vector(&mut dw)));
         let rstd = Tensor::column(&rstd);
-        rms_norm::backward(xt, wt, rstd, xt, dx, dw, Overwrite).unwrap();
+        let partials = TensorMut::vector::<f32>(&mut []);
+        rms_norm::backward(xt, wt, rstd, xt, dx, dw, partials, Overwrite).unwrap();
     });
     bench.row("layer_norm forward", [r, c], 2, || {
         let (mean, rstd) = (TensorMut::column(&mut mean), TensorMut::column(&mut rstd));
@@ -86,7 +87,8 @@ fn norms(bench: &Bench, r: usize, c: usize) {
         let (dw, db) = (Some(TensorMut::vector(&mut dw)), Some(TensorMut::vector(&mut db)));
         let (mean, rstd) = (Tensor::column(&mean), Tensor::column(&rstd));
         let dx = TensorMut::new(&mut dx, r, c);
-        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, Overwrite).unwrap();
+        let partials = TensorMut::vector::<f32>(&mut []);
+        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, partials, Overwrite).unwrap();
     });
 }
 

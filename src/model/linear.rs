@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::model::adapter::Adapter;
 use crate::model::params::{Gradients, Loader, Weight};
-use crate::ops::{Write, matmul};
+use crate::ops::{Write, column_sums, matmul};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Whether the adapter takes part: the policy is `On`, the reference model is `Off`.
@@ -126,8 +126,8 @@ impl Linear {
         if let Some(dw) = gradients.of(&self.weight) {
             matmul::tn(dy, columns, dw, 1.0, Write::Accumulate)?;
         }
-        if let Some(db) = self.bias.as_ref().and_then(|bias| gradients.of(bias)) {
-            matmul::column_sums(dy, db)?;
+        if let Some((Some(db), partials)) = self.bias.as_ref().map(|bias| gradients.of_sum(bias)) {
+            column_sums::add(dy, db, partials)?;
         }
         let adapted = self.lora.as_ref().filter(|_| lora == Lora::On);
         let mut du = du.slice_cols(0..adapted.map_or(0, |pair| pair.a.rows()));

@@ -237,12 +237,12 @@ impl Model {
         gradients: &mut [f32],
     ) -> Result<()> {
         ws.check_backward(pack, coefficients)?;
-        let mut gradients = Gradients::new(&self.layout, gradients)?;
         let (t, r, layers) = (pack.tokens.len(), pack.head_rows.len(), self.blocks.len());
 
         // d h = c · unit gradient, row by row; then ln_f, back to where the rows came from
         ws.spread_coefficients(&pack.branch_offsets, coefficients);
-        let Workspace { head, residuals, tables, blocks, decoder, .. } = &mut *ws;
+        let Workspace { head, residuals, tables, blocks, decoder, vision, partials, .. } = ws;
+        let mut gradients = Gradients::new(&self.layout, gradients, partials.view_mut())?;
         let decoder = decoder.as_mut().expect("check_backward saw a workspace for backward");
         let d_h = head.d_h.as_mut().expect("a workspace for backward has d_h");
         let (factors, values) = (head.factors.head(r), &self.values[..]);
@@ -254,7 +254,7 @@ impl Model {
         rows::scale(d_h.head_mut(r), factors)?;
         let (x, weight, rstd) = (head.x.head(r), self.ln_f.view(values), head.rstd.head(r));
         let mut d_rows = head.d_x.head_mut(r);
-        let d_ln = gradients.of(&self.ln_f);
+        let (d_ln, partials) = gradients.of_sum(&self.ln_f);
         rms_norm::backward(
             x,
             weight,
@@ -262,6 +262,7 @@ impl Model {
             d_h.head(r),
             d_rows.reborrow(),
             d_ln,
+            partials,
             Write::Overwrite,
         )?;
         let mut d = decoder.d.head_mut(t);
@@ -279,22 +280,21 @@ impl Model {
             block.backward(&shared, &mut gradients, x, keep, scratch, d.reborrow(), below)?;
         }
         debug_assert_eq!(residuals.len(), layers + 1);
-        self.backward_inputs(ws, pack, &mut gradients)
+        self.backward_inputs(vision, pack, d, &mut gradients)
     }
 
-    /// Embedding, resampler and vision tower, from the gradient of the decoder's input.
+    /// Embedding, resampler and vision tower, from the gradient `d` of the decoder's input.
     fn backward_inputs(
         &self,
-        ws: &mut Workspace,
+        vision: &mut VisionWorkspace,
         pack: &Pack,
+        mut d: TensorMut,
         gradients: &mut Gradients,
     ) -> Result<()> {
         if !matches!(self.trainable, Trainable::Full | Trainable::All) {
             return Ok(());
         }
-        let (t, n, values) = (pack.tokens.len(), pack.images.len(), &self.values[..]);
-        let Workspace { decoder, vision, .. } = ws;
-        let mut d = decoder.as_mut().expect("a workspace for backward").d.head_mut(t);
+        let (n, values) = (pack.images.len(), &self.values[..]);
         let slots = Tensor::column(&pack.image_rows);
         let trained = vision.trained.as_mut().expect("a workspace that trains the resampler");
         rows::gather(d.as_ref(), slots, trained.d_features.head_mut(pack.image_rows.len()))?;

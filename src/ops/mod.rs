@@ -3,7 +3,8 @@
 //!
 //! | op | computes | where Qwen-VL has it |
 //! |---|---|---|
-//! | [`matmul`] | `a bᵀ`, `a b`, `aᵀ b`, column sums | every linear layer, its input and weight gradients |
+//! | [`matmul`] | `a bᵀ`, `a b`, `aᵀ b` | every linear layer, its input and weight gradients |
+//! | [`column_sums`] | the sum of the rows of a matrix | gradients of biases |
 //! | [`attention`] | softmax over the keys of a segment, skipping what is masked | trees, vision tower, resampler, decoding |
 //! | [`rms_norm`] | `h / rms(h) · w`, `h = x` or `x + residual` | decoder |
 //! | [`layer_norm`] | `(x − mean) / std · w + b` | vision tower, resampler |
@@ -33,6 +34,8 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub(crate) mod check;
+pub mod column_sums;
+pub(crate) mod columns;
 pub mod embedding;
 pub mod grad_norm;
 pub mod interpolate;

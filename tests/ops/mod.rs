@@ -3,6 +3,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod column_sums;
 mod embedding;
 mod grad_norm;
 mod interpolate;

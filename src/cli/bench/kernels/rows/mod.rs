@@ -2,6 +2,8 @@
 //!
 //! One file per op lists its rows; an op without a row here is neither timed nor held to its bars.
 
+mod column_sums;
+mod layer_norm;
 mod optimizer;
 mod rms_norm;
 
@@ -59,7 +61,8 @@ impl Row {
 
 /// Of all ops, in the order of `src/ops`.
 pub fn all() -> Vec<Row> {
-    [rms_norm::rows(), optimizer::rows()].into_iter().flatten().collect()
+    let ops = [column_sums::rows(), rms_norm::rows(), layer_norm::rows(), optimizer::rows()];
+    ops.into_iter().flatten().collect()
 }
 
 /// One rounding of what is stored, and sums in another order.
