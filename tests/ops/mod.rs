@@ -13,3 +13,4 @@ mod patch_embed;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sampling;
