@@ -199,7 +199,7 @@ __device__ __forceinline__ void map_and_sum(const MapAndSum<T, kIn, kOut>& args)
             sum[i] += __shfl_xor_sync(kAllLanes, sum[i], lanes);
         }
     }
-    if (threadIdx.x % kWarp < kWide) {
+    if (threadIdx.x % kWarp / kWide == 0) {
 #pragma unroll
         for (int i = 0; i < kPack<T>; i += kPack<float>) {
             const Pack<float> part = {sum[i], sum[i + 1], sum[i + 2], sum[i + 3]};

@@ -216,9 +216,14 @@ fn a_temperature_or_uniform_out_of_range_does_no_harm() {
             Case { logits, vocab: 4, nucleus: nucleus(temperature, 1.0), uniform, lay: Lay::Dense };
         assert_eq!(case.tokens("temperature")[1], [0, 2], "{temperature}");
     }
+    let (logits, uniform) = (row.repeat(3), vec![0.0, 0.3, LAST]);
+    let nucleus = nucleus(f32::INFINITY, 1.0);
+    let case = Case { logits, vocab: 4, nucleus, uniform, lay: Lay::Dense };
+    assert_eq!(case.tokens("infinite temperature")[1], [0, 1, 3]);
     let uniform = vec![-1.0, f64::NAN, 1.0, 7.0, f64::INFINITY];
     let logits = row.repeat(uniform.len());
-    let case = Case { logits, vocab: 4, nucleus: nucleus(1.0, 1.0), uniform, lay: Lay::Dense };
+    let nucleus = Nucleus { temperature: 1.0, top_p: 1.0 };
+    let case = Case { logits, vocab: 4, nucleus, uniform, lay: Lay::Dense };
     assert_eq!(case.tokens("uniform")[1], [0, 0, 1, 1, 1]);
 }
 

@@ -36,7 +36,7 @@ pub struct Nucleus {
     pub top_p: f32,
 }
 
-/// Most tokens that [`nucleus`] chooses from: no sum of masses overflows.
+/// Most tokens to choose from: no sum of masses overflows.
 const MOST: usize = 1 << 19;
 
 impl Nucleus {
@@ -51,12 +51,11 @@ impl Nucleus {
 
 /// `logits`: `[rows, vocab]` f32; `token`: u32 `[rows, 1]`, overwritten.
 ///
-/// One read. Errors: a shape or dtype that differs; on CUDA, rows that are not whole packs of 16
-/// bytes.
+/// One read. Errors: a shape or dtype that differs; more than 2^19 tokens; on CUDA, rows that are not
+/// whole packs of 16 bytes.
 pub fn greedy(logits: Tensor<'_>, token: TensorMut<'_>) -> Result<()> {
     let check = Check::on(logits.device(), "sampling::greedy");
-    check.packed("logits", logits, &[DType::F32], logits.shape(), "rows, vocab")?;
-    check.u32("token", token.as_ref(), [logits.rows(), 1], "rows, 1")?;
+    validate(check, logits, token.as_ref())?;
     match logits.device() {
         Device::Cpu => cpu::greedy(logits, token),
         Device::Cuda(cuda) => cuda::greedy(cuda, logits, token)?,
@@ -69,8 +68,7 @@ pub fn greedy(logits: Tensor<'_>, token: TensorMut<'_>) -> Result<()> {
 ///
 /// Overwrites `weights` `[rows, vocab]` f32, scratch. Reads `logits` twice and `weights` some 20 times:
 /// nothing is sorted. A `uniform` beyond its range gives the first or the last token that is kept; a
-/// `temperature` or `top_p` that is not above 0, or NaN, the most likely. Errors: as [`greedy`], and
-/// more than 2^19 tokens.
+/// `temperature` or `top_p` that is not above 0, or NaN, the most likely. Errors: as [`greedy`].
 pub fn nucleus(
     logits: Tensor<'_>,
     nucleus: Tensor<'_>,
@@ -79,18 +77,22 @@ pub fn nucleus(
     token: TensorMut<'_>,
 ) -> Result<()> {
     let check = Check::on(logits.device(), "sampling::nucleus");
-    let [rows, vocab] = logits.shape();
-    check.packed("logits", logits, &[DType::F32], [rows, vocab], "rows, vocab")?;
-    if vocab > MOST {
-        return Err(check.error(format!("logits has {vocab} columns, expected at most {MOST}")));
-    }
+    validate(check, logits, token.as_ref())?;
     check.f32("nucleus", nucleus, [1, Nucleus::COLS], "1, fields of Nucleus")?;
-    check.f64("uniform", uniform, [rows, 1], "rows, 1")?;
-    check.packed("weights", weights.as_ref(), &[DType::F32], [rows, vocab], "rows, vocab")?;
-    check.u32("token", token.as_ref(), [rows, 1], "rows, 1")?;
+    check.f64("uniform", uniform, [logits.rows(), 1], "rows, 1")?;
+    check.packed("weights", weights.as_ref(), &[DType::F32], logits.shape(), "rows, vocab")?;
     match logits.device() {
         Device::Cpu => cpu::nucleus(logits, nucleus, uniform, weights, token),
         Device::Cuda(cuda) => cuda::nucleus(cuda, logits, nucleus, uniform, weights, token)?,
     }
     Ok(())
+}
+
+fn validate(check: Check, logits: Tensor<'_>, token: Tensor<'_>) -> Result<()> {
+    let [rows, vocab] = logits.shape();
+    check.packed("logits", logits, &[DType::F32], [rows, vocab], "rows, vocab")?;
+    if vocab > MOST {
+        return Err(check.error(format!("logits has {vocab} columns, expected at most {MOST}")));
+    }
+    check.u32("token", token, [rows, 1], "rows, 1")
 }

@@ -2,8 +2,11 @@
 //!
 //! One file per op lists its rows; an op without a row here is neither timed nor held to its bars.
 
+mod activation;
 mod optimizer;
 mod rms_norm;
+mod rope;
+mod sampling;
 
 use half::bf16;
 
@@ -59,7 +62,9 @@ impl Row {
 
 /// Of all ops, in the order of `src/ops`.
 pub fn all() -> Vec<Row> {
-    [rms_norm::rows(), optimizer::rows()].into_iter().flatten().collect()
+    let ops =
+        [rms_norm::rows(), rope::rows(), activation::rows(), sampling::rows(), optimizer::rows()];
+    ops.into_iter().flatten().collect()
 }
 
 /// One rounding of what is stored, and sums in another order.
