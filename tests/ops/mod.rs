@@ -14,3 +14,4 @@ mod patch_embed;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sampling;

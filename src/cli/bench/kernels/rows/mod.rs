@@ -2,10 +2,13 @@
 //!
 //! One file per op lists its rows; an op without a row here is neither timed nor held to its bars.
 
+mod activation;
 mod column_sums;
 mod layer_norm;
 mod optimizer;
 mod rms_norm;
+mod rope;
+mod sampling;
 
 use half::bf16;
 
@@ -61,7 +64,15 @@ impl Row {
 
 /// Of all ops, in the order of `src/ops`.
 pub fn all() -> Vec<Row> {
-    let ops = [column_sums::rows(), rms_norm::rows(), layer_norm::rows(), optimizer::rows()];
+    let ops = [
+        column_sums::rows(),
+        rms_norm::rows(),
+        layer_norm::rows(),
+        rope::rows(),
+        activation::rows(),
+        sampling::rows(),
+        optimizer::rows(),
+    ];
     ops.into_iter().flatten().collect()
 }
 
