@@ -5,6 +5,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `counters` | what kernels do, as an emulated driver counts it |
 //! | `driver` | finds the driver, says in one sentence what is missing |
 //! | `memory` | allocations and copies, behind [`Buffer`](crate::device::Buffer) |
 //! | `launch` | every embedded kernel loaded once; one typed launch |
@@ -13,6 +14,7 @@
 //! | `staging` | host data on its way to the GPU while kernels run |
 //! | `stream` | streams and events |
 
+mod counters;
 mod driver;
 mod gemm;
 mod graph;
@@ -30,6 +32,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{CUcontext, CUstream};
 
+pub use counters::{Counters, Launched};
 use driver::Told;
 pub use driver::{Gpu, gpus, usable, version};
 pub use gemm::Algorithms;

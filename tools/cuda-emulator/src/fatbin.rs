@@ -72,14 +72,25 @@ pub unsafe fn ptx(image: *const c_void, capability: u32) -> Result<String, Error
             }
             from_fatbin(whole(inner)?, capability)
         } else if starts_with(image, ELF) {
-            Err(Error::NoPtx(
-                "module image: a cubin, which is machine code only; expected a fat binary with PTX: \
-                 compile with nvcc -fatbin -gencode arch=compute_80,code=[compute_80,sm_80]"
-                    .into(),
-            ))
+            from_bytes(&ELF, capability)
         } else {
             from_text(CStr::from_ptr(image.cast::<c_char>()).to_bytes())
         }
+    }
+}
+
+/// The same out of the bytes of a file: a fat binary, or text.
+pub fn from_bytes(bytes: &[u8], capability: u32) -> Result<String, Error> {
+    if bytes.starts_with(&FATBIN) {
+        from_fatbin(bytes, capability)
+    } else if bytes.starts_with(&ELF) {
+        Err(Error::NoPtx(
+            "module image: a cubin, which is machine code only; expected a fat binary with PTX: \
+             compile with nvcc -fatbin -gencode arch=compute_80,code=[compute_80,sm_80]"
+                .into(),
+        ))
+    } else {
+        from_text(bytes)
     }
 }
 

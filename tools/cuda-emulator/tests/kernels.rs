@@ -1,12 +1,12 @@
 //! A whole kernel through parser and interpreter, against its equation; and the two ways operations are compiled.
 
 use std::path::Path;
-use std::process::Command;
 
 use emucuda::exec::Options;
 
 use crate::attention::{Attention, BOUND, source};
 use crate::device::{CHECKED, Device, Params, Shape, compile};
+use crate::process::run_test;
 
 /// Copies, fragments, shuffles and exponentials together; tails of a tile; the same bytes on one thread and on
 /// two, checked and not.
@@ -40,7 +40,7 @@ fn printf_prints() {
 
 #[test]
 fn printf_is_seen() {
-    let said = run_test("kernels::printf_prints", "CUDA_EMULATOR_PORTABLE", "0");
+    let said = run_test("kernels::printf_prints", &[("CUDA_EMULATOR_PORTABLE", "0")]);
     let lines = "thread 1 of four: 0.125, 10000000000\nthread 3 of four: 0.375, 10000000000\n";
     assert!(said.contains(lines) || said.contains("skipped"), "{said}");
 }
@@ -50,18 +50,6 @@ fn printf_is_seen() {
 #[test]
 fn portable_operations_give_the_same() {
     for test in ["micro::results_are_the_manuals", "kernels::attention_is_its_equation"] {
-        run_test(test, "CUDA_EMULATOR_PORTABLE", "1");
+        run_test(test, &[("CUDA_EMULATOR_PORTABLE", "1")]);
     }
-}
-
-/// Runs a test of this program in a process of its own; it must pass. Gives what it printed.
-fn run_test(test: &str, variable: &str, value: &str) -> String {
-    let program = std::env::current_exe().expect("the path of this program");
-    let mut command = Command::new(program);
-    command.args(["--exact", test, "--nocapture"]).env(variable, value);
-    let output = command.output().expect("this program runs");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success() && said.contains("1 passed"), "{test}: {said}");
-    said
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod cases;
+mod counters;
 mod device;
 mod driver;
 mod fatbin;
@@ -10,6 +11,7 @@ mod mathematics;
 mod micro;
 mod nvcc;
 mod planted;
+mod process;
 mod ptx;
 mod random;
 mod recordings;

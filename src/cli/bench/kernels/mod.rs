@@ -1,44 +1,48 @@
-//! `silkie bench kernels`: every CUDA kernel against the time that its bytes take at full bandwidth.
+//! `silkie bench kernels`: every CUDA kernel against the time that its bytes take at full bandwidth;
+//! without a GPU, against the bytes themselves.
 
-mod cases;
+mod bars;
+mod rows;
 
+use half::bf16;
 use serde::Serialize;
 
 use crate::cli::print_json;
-use crate::device::Device;
 use crate::device::cuda::Cuda;
+use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
-use cases::{Flats, Gradient, Kernel, Norms, Run, difference};
+use crate::tensor::{DType, Tensor};
+use bars::{Bars, Counted};
+use rows::{On, Row, Run};
 
-/// Tokens and width of preset `small`, and of packs of Qwen-VL-Chat.
-const NORMS: [[usize; 2]; 3] = [[736, 512], [2048, 4096], [8192, 4096]];
-/// Trained parameters: a power of two, and those of rank 64 on Qwen-VL-Chat.
-const FLATS: [usize; 2] = [1 << 24, 112_197_632];
 /// Samples a median is taken of.
 const SAMPLES: usize = 25;
 /// Elements that are read between two samples: more than any L2 holds.
 const FLUSH: usize = 64 << 20;
-/// Elements that an emulated device computes at most.
-const EMULATED: usize = 1 << 16;
 
-/// Time every CUDA kernel
+/// Time every CUDA kernel, or count what it does
 ///
-/// A row is an op at a shape: its bytes and FLOP, the floor, which is the time of those bytes at the
-/// GPU's full bandwidth (memory clock x bus width), then the median time with a cold L2, the rate, and
-/// the share of the floor. Each result is compared with the CPU's before it is timed. An emulated
-/// device says nothing of speed: there fewer elements are computed, compared, and not timed.
+/// A row is an op at a shape. On a GPU: its bytes and FLOP, the floor, which is the time of those bytes
+/// at the GPU's full bandwidth (memory clock x bus width), then the median time with a cold L2, the rate,
+/// and the share of the floor. Each result is compared with the CPU's before it is timed.
 ///
-/// Keys of --json: device, gb_per_s (its bandwidth), and rows of kernel, shape, dtype, bytes, flop,
-/// floor_us, us, gb_per_s, percent_of_floor (the last three null where nothing is timed).
+/// Without a GPU there are no times, but counters: what the kernels did / what they had to do. bytes:
+/// moved by loads and stores / the floor. sectors: of 32 bytes, touched / filled; 1 is fully coalesced.
+/// wavefronts: passes over the banks of shared memory / passes without conflicts. mma: multiply-adds on
+/// tensor cores / those needed. They come from kernels/counters.json, which the tests compare with
+/// what the emulated driver counts; under that driver (its README says how) they are counted here.
+///
+/// Keys of --json: device, gb_per_s (its bandwidth, null without a GPU), and rows of kernel, shape, dtype,
+/// bytes, flop, floor_us, us, gb_per_s, percent_of_floor (null where nothing is timed), counters and bars (null where
+/// nothing is counted).
 #[derive(clap::Args)]
 pub struct Kernels {
     /// Only rows whose name contains this, as "rms_norm forward"
     #[arg(value_name = "TEXT", default_value = "")]
     filter: String,
-    /// Where to compute: cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cuda")]
-    device: String,
+    /// Where to compute: cuda or cuda:N [default: cuda, where there is a GPU]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Print one JSON object as the last line of stdout
     #[arg(long)]
     json: bool,
@@ -47,181 +51,225 @@ pub struct Kernels {
 #[derive(Serialize)]
 struct Report {
     device: String,
-    gb_per_s: f64,
-    rows: Vec<Row>,
+    gb_per_s: Option<f64>,
+    rows: Vec<Line>,
 }
 
-#[derive(Serialize)]
-struct Row {
-    kernel: &'static str,
+/// A row of the report.
+#[derive(Default, Serialize)]
+struct Line {
+    kernel: String,
     shape: [usize; 2],
-    dtype: &'static str,
+    dtype: String,
     bytes: usize,
-    flop: usize,
-    floor_us: f64,
+    flop: Option<usize>,
+    floor_us: Option<f64>,
     us: Option<f64>,
     gb_per_s: Option<f64>,
     percent_of_floor: Option<f64>,
+    counters: Option<Counted>,
+    bars: Option<Bars>,
 }
 
 impl Kernels {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        let Device::Cuda(cuda) = Device::parse(&self.device)? else {
-            let message = format!(
-                "--device {}: kernels run on cuda or cuda:N; cargo bench --bench ops times the CPU",
-                self.device
-            );
-            return Err(Error::Usage(message));
-        };
-        let gpu = cuda.gpu();
-        let mut report = Report {
-            device: format!("{cuda} {}", gpu.name),
-            gb_per_s: gpu.bandwidth / 1e9,
-            rows: Vec::new(),
-        };
-        println!("{}: {:.0} GB/s by memory clock x bus width", report.device, report.gb_per_s);
-        let mut bench = Bench { cuda, filter: self.filter, flush: None };
-        if gpu.name.contains("Emulated") {
-            println!(
-                "an emulated device says nothing of speed: results are compared, on at most \
-                 {EMULATED} elements, and not timed"
-            );
-        } else {
-            bench.flush = Some(Gradient::new(Device::Cuda(cuda), FLUSH)?);
-        }
-        for case in cases() {
-            if case.name().contains(&bench.filter) {
-                report.add(case, bench.measure(case)?);
+        let device = Device::parse(self.device.as_deref().unwrap_or("cuda"));
+        let report = match device {
+            Ok(Device::Cuda(cuda)) if cuda.counts() => self.count(cuda)?,
+            Ok(Device::Cuda(cuda)) => self.time(cuda)?,
+            Ok(Device::Cpu) => {
+                return Err(Error::Usage(
+                    "--device cpu: kernels run on cuda or cuda:N; cargo bench --bench ops times the CPU"
+                        .into(),
+                ));
             }
-        }
-        if report.rows.is_empty() {
-            let message = format!("{}: no row has this in its name", bench.filter);
+            Err(error) if self.device.is_some() => return Err(error),
+            Err(error) => self.recall(&error),
+        };
+        if report.rows.is_empty() && !self.filter.is_empty() {
+            let message = format!("{}: no row has this in its name", self.filter);
             return Err(Error::Usage(message));
         }
         print_json(self.json, &report);
         Ok(())
     }
+
+    /// Every row at its real shapes on a GPU.
+    fn time(&self, cuda: Cuda) -> Result<Report> {
+        let (on, bandwidth) = (Device::Cuda(cuda), cuda.gpu().bandwidth);
+        let device = format!("{cuda} {}", cuda.gpu().name);
+        println!("{device}: {:.0} GB/s by memory clock x bus width", bandwidth / 1e9);
+        let mut flush = rows::flush(On { device: on, dtype: DType::F32 }, FLUSH)?;
+        let mut report = Report { device, gb_per_s: Some(bandwidth / 1e9), rows: Vec::new() };
+        for case in self.cases(|row| row.shapes) {
+            let mut gpu = case.compared(on)?;
+            let mut samples = Vec::new();
+            for _ in 0..SAMPLES {
+                flush.run()?;
+                samples.push(cuda.time(|| gpu.run())?);
+            }
+            samples.sort_by(f64::total_cmp);
+            let (seconds, mut line) = (samples[SAMPLES / 2], case.line());
+            let (floor, rate) = (line.bytes as f64 / bandwidth, line.bytes as f64 / seconds / 1e9);
+            println!(
+                "{:<44} {:>7.1} MB {:>7.1} MFLOP   floor {:>6.1} us   {:>9.1} us {rate:>8.1} GB/s {:>4.0} % \
+                 of floor",
+                case.name(),
+                line.bytes as f64 / 1e6,
+                line.flop.unwrap_or(0) as f64 / 1e6,
+                floor * 1e6,
+                seconds * 1e6,
+                100.0 * floor / seconds
+            );
+            line.floor_us = Some(floor * 1e6);
+            line.us = Some(seconds * 1e6);
+            line.gb_per_s = Some(rate);
+            line.percent_of_floor = Some(100.0 * floor / seconds);
+            report.rows.push(line);
+        }
+        Ok(report)
+    }
+
+    /// Every row at its counted shape on an emulated GPU.
+    fn count(&self, cuda: Cuda) -> Result<Report> {
+        let device = format!("{cuda} {}", cuda.gpu().name);
+        println!("{device}: an emulated GPU says nothing of speed; counted is what kernels do");
+        let mut report = Report { device, gb_per_s: None, rows: Vec::new() };
+        for case in self.cases(|row| std::slice::from_ref(&row.counted)) {
+            let mut gpu = case.compared(Device::Cuda(cuda))?;
+            let launched = cuda.count(|| gpu.run())?;
+            let line = case.line();
+            let counted = Counted {
+                kernel: line.kernel.clone(),
+                shape: line.shape,
+                dtype: line.dtype.clone(),
+                floor_bytes: line.bytes as u64,
+                macs_needed: (case.row.macs)(case.shape) as u64,
+                ..Counted::of(&launched)
+            };
+            println!("{:<44} {}", case.name(), counted.line());
+            report.rows.push(Line { bars: Some(counted.bars()), counters: Some(counted), ..line });
+        }
+        Ok(report)
+    }
+
+    /// Every row of the table that the tests hold kernels to.
+    fn recall(&self, error: &Error) -> Report {
+        println!(
+            "{error}\nwithout a GPU: not times, but what the kernels do, from kernels/counters.json; to \
+             count anew, see tools/record-counters"
+        );
+        let mut report = Report { device: "none".into(), gb_per_s: None, rows: Vec::new() };
+        for counted in bars::recorded() {
+            let (kernel, shape, dtype) =
+                (counted.kernel.clone(), counted.shape, counted.dtype.clone());
+            let name = name(&kernel, shape, &dtype);
+            if name.contains(&self.filter) {
+                println!("{name:<44} {}", counted.line());
+                let bytes = counted.floor_bytes as usize;
+                let (bars, counters) = (Some(counted.bars()), Some(counted));
+                report.rows.push(Line {
+                    kernel,
+                    shape,
+                    dtype,
+                    bytes,
+                    counters,
+                    bars,
+                    ..Line::default()
+                });
+            }
+        }
+        report
+    }
+
+    fn cases(&self, shapes: fn(&Row) -> &[[usize; 2]]) -> impl Iterator<Item = Case> {
+        let all = rows::all().into_iter().flat_map(move |row| {
+            let shapes = shapes(&row).to_vec();
+            let row = std::rc::Rc::new(row);
+            shapes.into_iter().flat_map(move |shape| {
+                let row = row.clone();
+                row.dtypes.iter().map(move |&dtype| Case { row: row.clone(), shape, dtype })
+            })
+        });
+        all.filter(|case| case.name().contains(&self.filter))
+    }
 }
 
-/// A row to be.
-#[derive(Clone, Copy)]
+/// A row at one shape, in one type.
 struct Case {
-    kernel: Kernel,
+    row: std::rc::Rc<Row>,
     shape: [usize; 2],
     dtype: DType,
 }
 
-fn cases() -> impl Iterator<Item = Case> {
-    let norms = NORMS.into_iter().flat_map(|shape| {
-        let dtypes = [DType::F32, DType::Bf16].into_iter();
-        dtypes.flat_map(move |dtype| Kernel::NORMS.map(|kernel| Case { kernel, shape, dtype }))
-    });
-    let flats = FLATS.into_iter().flat_map(|n| {
-        Kernel::FLATS.map(|kernel| Case { kernel, shape: [1, n], dtype: DType::F32 })
-    });
-    norms.chain(flats)
+fn name(kernel: &str, [rows, cols]: [usize; 2], dtype: &str) -> String {
+    format!("{kernel} {rows}x{cols} {dtype}")
 }
 
 impl Case {
     fn name(&self) -> String {
-        let (kernel, [rows, cols]) = (self.kernel.name(), self.shape);
-        format!("{kernel} {rows}x{cols} {}", self.dtype_name())
+        name(self.row.name, self.shape, self.dtype_name())
     }
 
     fn dtype_name(&self) -> &'static str {
         if self.dtype == DType::Bf16 { "bf16" } else { "f32" }
     }
-}
 
-struct Bench {
-    cuda: Cuda,
-    filter: String,
-    /// Evicts L2; none where nothing is timed.
-    flush: Option<Gradient>,
-}
-
-impl Bench {
-    /// Seconds, after the result was found right; none where nothing is timed.
-    fn measure(&mut self, case: Case) -> Result<Option<f64>> {
-        let [rows, cols] = case.shape;
-        let [rows, cols] = match self.flush {
-            Some(_) => [rows, cols],
-            None => [rows.min(EMULATED.div_ceil(cols)), cols.min(EMULATED)],
-        };
-        let device = Device::Cuda(self.cuda);
-        match case.kernel.is_norm() {
-            true => {
-                let new = |device| Norms::new(device, case.dtype, [rows, cols]);
-                self.compare_and_time(case, new(Device::Cpu)?, new(device)?)
-            }
-            false => {
-                let new = |device| Flats::new(device, cols);
-                self.compare_and_time(case, new(Device::Cpu)?, new(device)?)
-            }
+    fn line(&self) -> Line {
+        Line {
+            kernel: self.row.name.into(),
+            shape: self.shape,
+            dtype: self.dtype_name().into(),
+            bytes: (self.row.bytes)(self.shape, self.dtype),
+            flop: Some((self.row.flop)(self.shape)),
+            ..Line::default()
         }
     }
 
-    fn compare_and_time<T: Run>(
-        &mut self,
-        case: Case,
-        mut cpu: T,
-        mut gpu: T,
-    ) -> Result<Option<f64>> {
-        cpu.run(case.kernel)?;
-        gpu.run(case.kernel)?;
-        let bound = case.kernel.bound(case.dtype);
+    /// Inputs and outputs on `gpu`, after one run whose results were those of the CPU.
+    fn compared(&self, gpu: Device) -> Result<Box<dyn Run>> {
+        let new = |device| (self.row.new)(On { device, dtype: self.dtype }, self.shape);
+        let (mut cpu, mut gpu) = (new(Device::Cpu)?, new(gpu)?);
+        cpu.run()?;
+        gpu.run()?;
+        let bound = (self.row.bound)(self.dtype);
         for (cpu, gpu) in cpu.outputs().into_iter().zip(gpu.outputs()) {
             let got = difference(gpu, cpu)?;
             if got.is_nan() || got > bound {
                 return Err(Error::Run(format!(
                     "{}: the GPU's result is off the CPU's by {got:.1e} of its size, expected at \
                      most {bound:.1e}; run the program under compute-sanitizer",
-                    case.name()
+                    self.name()
                 )));
             }
         }
-        let Some(flush) = &mut self.flush else { return Ok(None) };
-        let mut samples = Vec::new();
-        for _ in 0..SAMPLES {
-            flush.judge()?;
-            samples.push(self.cuda.time(|| gpu.run(case.kernel))?);
-        }
-        samples.sort_by(f64::total_cmp);
-        Ok(Some(samples[SAMPLES / 2]))
+        Ok(gpu)
     }
 }
 
-impl Report {
-    /// Prints the row and keeps it.
-    fn add(&mut self, case: Case, seconds: Option<f64>) {
-        let elements = case.shape[0] * case.shape[1];
-        let bytes = case.kernel.bytes(case.dtype) * elements;
-        let floor = bytes as f64 / self.gb_per_s / 1e9;
-        let row = Row {
-            kernel: case.kernel.name(),
-            shape: case.shape,
-            dtype: case.dtype_name(),
-            bytes,
-            flop: case.kernel.flop() * elements,
-            floor_us: floor * 1e6,
-            us: seconds.map(|seconds| seconds * 1e6),
-            gb_per_s: seconds.map(|seconds| bytes as f64 / seconds / 1e9),
-            percent_of_floor: seconds.map(|seconds| 100.0 * floor / seconds),
-        };
-        let measured = match (row.us, row.gb_per_s, row.percent_of_floor) {
-            (Some(us), Some(rate), Some(share)) => {
-                format!("{us:>9.1} us {rate:>8.1} GB/s {share:>4.0} % of floor")
-            }
-            _ => "compared".into(),
-        };
-        println!(
-            "{:<44} {:>7.1} MB {:>7.1} MFLOP   floor {:>6.1} us   {measured}",
-            case.name(),
-            bytes as f64 / 1e6,
-            row.flop as f64 / 1e6,
-            row.floor_us
-        );
-        self.rows.push(row);
+/// `‖got − expected‖ / ‖expected‖`
+fn difference(got: &Buffer, expected: &Buffer) -> Result<f64> {
+    let (got, expected) = (on_host(got)?, on_host(expected)?);
+    let (mut error, mut size) = (0.0, 0.0);
+    for (got, expected) in values(got.view()).zip(values(expected.view())) {
+        error += (got - expected).powi(2);
+        size += expected.powi(2);
+    }
+    Ok(if error == 0.0 { 0.0 } else { (error / size).sqrt() })
+}
+
+fn on_host(buffer: &Buffer) -> Result<Buffer> {
+    let mut host = Buffer::host(buffer.view().dtype(), buffer.rows(), buffer.cols());
+    buffer.download(host.view_mut())?;
+    Ok(host)
+}
+
+fn values<'a>(view: Tensor<'a>) -> Box<dyn Iterator<Item = f64> + 'a> {
+    match view.dtype() {
+        DType::Bf16 => Box::new(view.elements::<bf16>().iter().map(|x| x.to_f64())),
+        DType::F64 => Box::new(view.elements::<f64>().iter().copied()),
+        DType::U32 => Box::new(view.elements::<u32>().iter().map(|&x| x.into())),
+        _ => Box::new(view.elements::<f32>().iter().map(|&x| x.into())),
     }
 }

@@ -4,12 +4,12 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use super::Driver;
 use super::api::{CUfunction, CUmodule, CUstream, Out, api, put, refuse, report};
 use super::attributes::*;
 use super::error::{CUresult, Done};
 use super::module::Function;
 use super::work::Work;
+use super::{Driver, launched};
 use crate::exec::{self, Kernel, Launch};
 use crate::report::{Fault, Kind};
 
@@ -239,7 +239,10 @@ impl KernelLaunch {
         let (grid, block, dynamic_shared) = (*grid, *block, *dynamic_shared);
         let launch = Launch { kernel, grid, block, dynamic_shared, params };
         match exec::launch(&driver.memory, &launch, &driver.options()) {
-            Ok(_) => Ok(()),
+            Ok(counters) => {
+                launched::remember(&launch, counters);
+                Ok(())
+            }
             Err(fault) => {
                 report(fault.to_string());
                 Err(code(&fault))

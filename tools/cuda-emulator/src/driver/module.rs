@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::api::{CUdeviceptr, CUfunction, CUmodule, Out, api, put, put_if_asked, refuse, text};
 use super::attributes::{CAPABILITY, SHARED_PER_BLOCK, SHARED_PER_BLOCK_OPT_IN};
 use super::error::{CUresult, Done};
-use super::{Driver, State};
+use super::{Driver, State, replacement};
 use crate::exec::{self, Kernel};
 use crate::fatbin;
 
@@ -58,7 +58,7 @@ unsafe fn load(driver: &Driver, out: Out<CUmodule>, image: *const c_void) -> Don
     }
     let capability = (CAPABILITY.0 * 10 + CAPABILITY.1) as u32;
     // SAFETY: the caller's promise.
-    let ptx = match unsafe { fatbin::ptx(image, capability) } {
+    let mut ptx = match unsafe { fatbin::ptx(image, capability) } {
         Ok(ptx) => ptx,
         Err(error) => {
             let code = match error {
@@ -68,6 +68,14 @@ unsafe fn load(driver: &Driver, out: Out<CUmodule>, image: *const c_void) -> Don
             return refuse(code, error.to_string());
         }
     };
+    if let Some(folder) = &driver.settings.modules {
+        let found = replacement::find(folder, &ptx, capability)
+            .or_else(|sentence| refuse(CUresult::INVALID_IMAGE, sentence))?;
+        if let Some((path, text)) = found {
+            eprintln!("cuda-emulator: {} takes the place of a module", path.display());
+            ptx = text;
+        }
+    }
     let version = driver.settings.driver_version;
     let (major, minor) = newest_ptx(version);
     if let Some((ptx_major, ptx_minor)) = ptx_version(&ptx).filter(|&ptx| ptx > (major, minor)) {

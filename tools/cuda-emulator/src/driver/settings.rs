@@ -1,6 +1,7 @@
 //! What the environment says, read once.
 
 use std::env::{self, VarError};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
@@ -19,6 +20,8 @@ pub struct Settings {
     pub quiet: bool,
     /// `CUDA_EMULATOR_DRIVER_VERSION`: 13000 is 13.0.
     pub driver_version: i32,
+    /// `CUDA_EMULATOR_MODULES`: a folder of files that take the place of loaded modules.
+    pub modules: Option<PathBuf>,
 }
 
 /// The settings, or a sentence about a variable that cannot be read.
@@ -38,6 +41,7 @@ fn read() -> Result<Settings, String> {
         log: choice("LOG", [("1", true), ("0", false)], false)?,
         quiet: choice("QUIET", [("1", true), ("0", false)], false)?,
         driver_version: number("DRIVER_VERSION", 13000)?,
+        modules: variable("MODULES")?.map(PathBuf::from),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Where the addresses of a warp's lanes point: windows, regions, alignment.
 
-use super::lanes::{Lane, Width, each};
+use super::lanes::{ALL, Lane, Width, each};
 use super::problem::Problem;
 use super::program::Operand;
 use super::warp::{Block, Warp};
@@ -40,6 +40,17 @@ pub struct Target<'b> {
 }
 
 impl Target<'_> {
+    /// The distance from each lane's offset to the next one's, where all 32 lanes take part and it is the same.
+    #[inline(always)]
+    pub fn step(&self) -> Option<u64> {
+        let step = self.offsets[1].wrapping_sub(self.offsets[0]);
+        let mut strays = 0;
+        for lane in 1..32 {
+            strays |= self.offsets[lane].wrapping_sub(self.offsets[lane - 1]) ^ step;
+        }
+        (self.mask == ALL && strays == 0).then_some(step)
+    }
+
     /// What is wrong with the access of `lane` to `address`.
     #[cold]
     pub fn problem(

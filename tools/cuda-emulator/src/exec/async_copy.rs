@@ -4,8 +4,8 @@
 //! hold values, when the thread that issued it waits for its group. That is as late as a device may do
 //! it, so that a wait that is missing is seen.
 
-use super::address::{addresses, target};
-use super::lanes::{Lane, Run, Width, compile};
+use super::address::{Target, addresses, target};
+use super::lanes::{Lane, Run, Width, compile, each};
 use super::program::Instruction;
 use super::touch::{Touch, touch};
 use super::warp::{Block, Warp};
@@ -55,13 +55,17 @@ fn issue_of<const N: usize>() -> Run {
                 *instruction;
             let to_addresses = addresses(warp, block, to, access.width, immediate >> 32);
             let from_addresses = addresses(warp, block, from, Width::B64, immediate as i32 as i64);
-            let sizes = u32::load(warp, block, read);
-            let ignored = warp.predicate(ignored);
+            let (sizes, ignored) = (u32::load(warp, block, read), warp.predicate(ignored));
+            let sizes = each(
+                #[inline(always)]
+                |lane| {
+                    if ignored >> lane & 1 != 0 { 0 } else { sizes[lane].min(N as u32) as usize }
+                },
+            );
             let to = target(warp, block, Space::Shared, &to_addresses, mask);
             let from = target(warp, block, Space::Global, &from_addresses, mask);
             for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
-                let is_ignored = ignored >> lane & 1 != 0;
-                let read = if is_ignored { 0 } else { sizes[lane].min(N as u32) as usize };
+                let read = sizes[lane];
                 let (to_offset, from_offset) = (to.offsets[lane], from.offsets[lane]);
                 if let Err(kind) = readable::<N>(from.region, from_offset, read, block.is_checked) {
                     return Err(from.problem(kind, lane, from_addresses[lane], read, block));
@@ -78,7 +82,18 @@ fn issue_of<const N: usize>() -> Run {
                     from: from_offset,
                 });
             }
-            touch(warp, block, &from, N, Touch::CopyFrom)?;
+            // Lanes that read as many bytes at once.
+            let mut rest = mask;
+            while rest != 0 {
+                let size = sizes[rest.trailing_zeros() as usize & 31];
+                let same =
+                    (0..32).fold(0, |same, lane| same | ((sizes[lane] == size) as u32) << lane);
+                let from = Target { mask: rest & same, ..from };
+                rest &= !same;
+                if size > 0 {
+                    touch(warp, block, &from, size, Touch::CopyFrom)?;
+                }
+            }
             touch(warp, block, &to, N, Touch::CopyTo)
         },
     )

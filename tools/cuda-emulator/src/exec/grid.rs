@@ -97,8 +97,8 @@ impl Shared<'_> {
             }
         }
         let mut counters = self.counters.lock().unwrap_or_else(|e| e.into_inner());
-        counters.warp_instructions += runner.counters.warp_instructions;
-        counters.lane_instructions += runner.counters.lane_instructions;
+        *counters += runner.counters;
+        runner.warps.iter().for_each(|scheduled| *counters += scheduled.warp.counters);
     }
 
     fn first_fault(&self) -> std::sync::MutexGuard<'_, (u64, Option<Fault>)> {

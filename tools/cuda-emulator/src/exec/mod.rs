@@ -10,6 +10,7 @@ mod approx;
 mod async_copy;
 mod barrier;
 mod block;
+mod counters;
 mod decode;
 mod divergence;
 mod double;
@@ -28,6 +29,7 @@ mod touch;
 mod turn;
 mod warp;
 
+pub use counters::Counters;
 pub use module::{Kernel, LoadError, Module, Param};
 
 use crate::memory::Memory;
@@ -53,14 +55,6 @@ pub struct Options {
     pub checked: bool,
     /// Of the host, to run blocks on.
     pub threads: usize,
-}
-
-/// What a launch took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub warp_instructions: u64,
-    /// Those of the lanes that were active.
-    pub lane_instructions: u64,
 }
 
 /// Instructions of the warps of a block after which it counts as endless: about half a minute.

@@ -20,11 +20,12 @@ pub enum Touch {
 /// The lanes of a target touch `bytes` bytes each. The instruction is `warp.at`.
 #[inline(always)]
 pub fn touch(
-    _warp: &mut Warp,
+    warp: &mut Warp,
     _block: &Block<'_>,
-    _target: &Target<'_>,
-    _bytes: usize,
-    _touch: Touch,
+    target: &Target<'_>,
+    bytes: usize,
+    touch: Touch,
 ) -> Result<(), Box<Problem>> {
+    warp.counters.touch(target, bytes, touch);
     Ok(())
 }

@@ -180,6 +180,7 @@ impl Runner<'_> {
         if barrier.is_counted && (count == 0 || !count.is_multiple_of(32)) {
             return fault(format!("{count} threads are no whole number of warps."));
         }
+        scheduled.warp.counters.block_barriers += 1;
         let state = &mut self.barriers[id as usize];
         let program = &self.kernel.program;
         match state.first {

@@ -1,6 +1,7 @@
 //! A warp's registers, and the block around it as an instruction sees it.
 
 use super::async_copy::AsyncCopies;
+use super::counters::Counters;
 use super::lanes::LANES;
 use super::program::{Operand, Program, Slot};
 use crate::memory::{Memory, Region};
@@ -30,6 +31,8 @@ pub struct Warp {
     pub clock: u64,
     /// The instruction that runs.
     pub at: u32,
+    /// Of all blocks that it ran in.
+    pub counters: Counters,
 }
 
 impl Warp {
@@ -41,6 +44,7 @@ impl Warp {
             copies: AsyncCopies::default(),
             clock: 0,
             at: 0,
+            counters: Counters::default(),
         }
     }
 

@@ -3,9 +3,10 @@
 mod capture;
 mod context;
 mod cudarc;
-
 mod launch;
+mod launched;
 mod memory;
+mod replacement;
 mod stream;
 
 use std::ffi::{CString, c_void};

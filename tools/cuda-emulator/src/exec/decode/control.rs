@@ -67,14 +67,17 @@ pub fn decode(
         "bar" if code.flag("warp") => {
             count(text, 1)?;
             let members = decoder.binder.source(&text[0], Width::B32)?;
-            let nothing = compile(
+            let arrive = compile(
                 #[inline(always)]
-                |_: &mut Warp, _: &Block<'_>, _: &Instruction, _| Ok(()),
+                |warp: &mut Warp, _: &Block<'_>, _: &Instruction, _| {
+                    warp.counters.warp_barriers += 1;
+                    Ok(())
+                },
             );
             if !code.flag("sync") {
                 return Err("expected `.sync`".into());
             }
-            Op::Sync(nothing, Members::Mask(members))
+            Op::Sync(arrive, Members::Mask(members))
         }
         "bar" | "barrier" => return barrier(decoder, code, text),
         // A hint, a pause, a mark: nothing that a kernel could notice.

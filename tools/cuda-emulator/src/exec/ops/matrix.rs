@@ -276,6 +276,8 @@ fn multiply<T: Factor, S: Sums, const PARTS: usize>() -> Product {
                 let registers = &results[half * S::REGISTERS..(half + 1) * S::REGISTERS];
                 S::store(warp, registers, &products[half], mask);
             }
+            warp.counters.mma += 1;
+            warp.counters.mma_macs += (16 * 8 * PARTS * 4 * T::PER_WORD) as u64;
             Ok(())
         },
     );

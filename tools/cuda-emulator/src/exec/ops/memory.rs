@@ -2,7 +2,7 @@
 
 use super::Opcode;
 use crate::exec::address::{Target, addresses, target};
-use crate::exec::lanes::{ALL, Lane, Run, Width, compile, each};
+use crate::exec::lanes::{Lane, Run, Width, compile, each};
 use crate::exec::problem::Problem;
 use crate::exec::program::Instruction;
 use crate::exec::touch::{Touch, touch};
@@ -270,10 +270,10 @@ fn read_together<const N: usize>(
     values: &mut [[u8; N]; 32],
 ) -> bool {
     let start = target.offsets[0];
-    if target.mask != ALL || !start.is_multiple_of(N as u64) {
+    if !start.is_multiple_of(N as u64) {
         return false;
     }
-    match is_spaced(&target.offsets) {
+    match target.step() {
         Some(0) => {
             let mut value = [0; N];
             let loaded = target.region.load(start, is_checked, &mut value);
@@ -293,16 +293,6 @@ fn read_together<const N: usize>(
 
 /// Bytes that are moved at once: they divide what 32 lanes move.
 const CHUNK: usize = 32;
-
-/// The distance from each lane's offset to the next one's, where it is the same everywhere.
-fn is_spaced(offsets: &[u64; 32]) -> Option<u64> {
-    let step = offsets[1].wrapping_sub(offsets[0]);
-    let mut strays = 0;
-    for lane in 1..32 {
-        strays |= offsets[lane].wrapping_sub(offsets[lane - 1]) ^ step;
-    }
-    (strays == 0).then_some(step)
-}
 
 /// Writes what each lane of `mask` has to where it points.
 #[inline(never)]
@@ -353,9 +343,7 @@ fn write_together<const N: usize>(
     values: &[[u8; N]; 32],
 ) -> bool {
     let start = target.offsets[0];
-    let is_dense = target.mask == ALL
-        && start.is_multiple_of(N as u64)
-        && is_spaced(&target.offsets) == Some(N as u64);
+    let is_dense = start.is_multiple_of(N as u64) && target.step() == Some(N as u64);
     let chunks = values.as_flattened().as_chunks::<CHUNK>().0;
     is_dense
         && chunks.iter().enumerate().all(|(i, chunk)| {
