@@ -77,9 +77,8 @@ __device__ __forceinline__ void backward(const Backward<T>& p) {
         store_pack(at, sum);
     } else if (segment.row - p.vocab < (unsigned)p.feature_rows) {
         Pack<float, kElements> sum;
-#pragma unroll
-        for (int i = 0; i < kElements; ++i) {
-            sum.at[i] = -0.0f; // what changes no other number
+        for (float& x : sum.at) {
+            x = -0.0f; // what changes no other number
         }
         add_sources(sum, segment, p.dx, p.dx_stride, p.tokens, col);
         store_pack(p.dfeatures + (segment.row - p.vocab) * p.dfeatures_stride + col,

@@ -52,11 +52,9 @@ lora_write_tails_bf16(const __grid_constant__ WriteTails p) {
         if ((unsigned)own < (unsigned)chunk.rank) {
             b = load_pack<float, kCount>(masters + (long long)row * chunk.rank + own);
         }
-        Pack<__nv_bfloat16, kCount> tail;
-#pragma unroll
-        for (int k = 0; k < kCount; ++k) {
-            tail.at[k] = from_float<__nv_bfloat16>(b.at[k] * chunk.scale);
+        for (float& x : b.at) {
+            x *= chunk.scale;
         }
-        store_pack(chunk.tail + row * chunk.stride + col, tail);
+        store_pack(chunk.tail + row * chunk.stride + col, convert<__nv_bfloat16>(b));
     }
 }

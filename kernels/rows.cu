@@ -100,9 +100,8 @@ __device__ __forceinline__ void scale(const Scale<T>& p) {
     for_tile<T, T>(
         tile, p.cols, [x](int col) { return load_pack(x + col); },
         [x, factor](int col, Pack<T> pack) {
-#pragma unroll
-            for (int i = 0; i < kPack<T>; ++i) {
-                pack.at[i] = from_float<T>(to_float(pack.at[i]) * factor);
+            for (T& element : pack.at) {
+                element = from_float<T>(to_float(element) * factor);
             }
             store_pack(x + col, pack);
         });
@@ -166,14 +165,16 @@ __device__ __forceinline__ void add_cycled(const Cycle<T, T>& p) {
     int n = 0;
     for (; n + kPacks <= p.cycles; n += kPacks) {
         Pack<T> kept[kPacks];
-#pragma unroll
-        for (int k = 0; k < kPacks; ++k) {
-            kept[k] = load_pack(y + (n + k) * cycle);
+        const T* from = y + n * cycle;
+        for (Pack<T>& pack : kept) {
+            pack = load_pack(from);
+            from += cycle;
         }
-#pragma unroll
-        for (int k = 0; k < kPacks; ++k) {
-            add_pack(kept[k], x);
-            store_pack(y + (n + k) * cycle, kept[k]);
+        T* to = y + n * cycle;
+        for (Pack<T>& pack : kept) {
+            add_pack(pack, x);
+            store_pack(to, pack);
+            to += cycle;
         }
     }
     for (; n < p.cycles; ++n) {

@@ -13,9 +13,8 @@ __device__ __forceinline__ Pack<T, kCount>
 load_row(const T* x, long long stride, int rows, unsigned row, int col) {
     if (row < (unsigned)rows) return load_pack<T, kCount>(x + row * stride + col);
     Pack<T, kCount> pack;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-        pack.at[i] = from_float<T>(kNaN);
+    for (T& x : pack.at) {
+        x = from_float<T>(kNaN);
     }
     return pack;
 }

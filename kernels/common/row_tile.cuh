@@ -2,6 +2,7 @@
 #pragma once
 
 #include "pack.cuh"
+#include <algorithm>
 
 constexpr int kThreads = 128;
 // Packs of a thread, where its row is one: all are loaded before the first is stored.
@@ -10,7 +11,7 @@ constexpr int kPacks = 4;
 // Elements of a thread at a time: 16 bytes of the wider type, so that the accesses of a warp to both
 // are whole sectors.
 template <typename X, typename Y>
-constexpr int kCount = kPack<X> < kPack<Y> ? kPack<X> : kPack<Y>;
+constexpr int kCount = 16 / std::max(sizeof(X), sizeof(Y));
 
 // What a block works on: a tile of a row, from the column of its thread 0 on. The tiles of a row
 // follow each other, blockIdx.x counts those of all rows.
@@ -36,14 +37,14 @@ __device__ __forceinline__ void for_tile(const Tile& tile, int cols, Load load, 
     const int first = tile.col + threadIdx.x * kCount<X, Y>;
     constexpr int kStep = kThreads * kCount<X, Y>;
     decltype(load(0)) kept[kPacks];
-#pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-        const int col = first + k * kStep;
-        if (col < cols) kept[k] = load(col);
+    int col = first;
+    for (auto& pack : kept) {
+        if (col < cols) pack = load(col);
+        col += kStep;
     }
-#pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-        const int col = first + k * kStep;
-        if (col < cols) store(col, kept[k]);
+    col = first;
+    for (const auto& pack : kept) {
+        if (col < cols) store(col, pack);
+        col += kStep;
     }
 }

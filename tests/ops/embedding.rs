@@ -192,6 +192,19 @@ fn features_get_the_very_gradient() {
     }
 }
 
+#[test]
+fn features_that_no_token_takes_stay() {
+    for place in places() {
+        let dx = place.random(1, 8, Lay::Dense, 1);
+        let mut d = place.random(2, 8, Lay::Strided, 2);
+        let before = d.values();
+        // an empty segment of feature 0, and token 0 for feature 1
+        let inverse = place.buffer(&[3u32, 4, 0, 0, 1, 0, 0], 1, 7);
+        embedding::backward(inverse.view(), dx.view(), None, d.view_mut(), 3).unwrap();
+        assert_same_bits(place, &d.values(), &[&before[..8], &dx.values()].concat());
+    }
+}
+
 /// One row too far, and one far away.
 #[test]
 fn a_gpu_reads_nan_and_writes_nothing_beyond_the_rows() {

@@ -243,6 +243,20 @@ fn an_inverse_lists_the_sources_of_each_row() {
     }
 }
 
+/// Not even a NaN is written anew, which in bf16 would change its bits.
+#[test]
+fn an_empty_segment_leaves_its_row_alone() {
+    for place in places() {
+        let src = place.random(1, 8, Lay::Dense, 1);
+        let inverse = inverse(place, &[], 2);
+        let mut dst = place.poisoned(1, 8, Lay::Strided);
+        let before = dst.values();
+        rows::scatter(src.view(), inverse.view(), dst.view_mut()).unwrap();
+        rows::scatter_add(src.view(), inverse.view(), dst.view_mut()).unwrap();
+        assert_same_bits(place, &dst.values(), &before);
+    }
+}
+
 /// A row that is one too far, and one far away.
 #[test]
 fn a_gpu_reads_nan_and_writes_nothing_beyond_the_rows() {
