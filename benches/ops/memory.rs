@@ -122,7 +122,7 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
 }
 
 fn tokens(bench: &Bench, vocab: usize) {
-    let (logits, mut weights, mut token) = (values(vocab), vec![0.0; vocab], [0]);
+    let (logits, mut weights, mut token) = (values(vocab), vec![0.0; vocab], [0u32]);
     let logits = Tensor::vector(&logits);
     bench.row("sampling greedy", [1, vocab], 1, || {
         sampling::greedy(logits, TensorMut::column(&mut token)).unwrap();
@@ -143,18 +143,23 @@ fn tokens(bench: &Bench, vocab: usize) {
 fn movements(bench: &Bench, r: usize, c: usize) {
     let (x, mut y) = (values(r * c), vec![0.0; r * c]);
     let index: Vec<u32> = (0..r).map(|i| (i * 7919 % r) as u32).collect();
-    let (xt, index) = (Tensor::new(&x, r, c), Tensor::column(&index));
+    let mut inverse = vec![0; rows::inverse_len(r)];
+    rows::invert(&index, &mut inverse).unwrap();
+    let (xt, index, inverse) =
+        (Tensor::new(&x, r, c), Tensor::column(&index), Tensor::vector(&inverse));
+    let none = Tensor::new::<f32>(&[], 0, c);
     bench.row("embedding forward", [r, c], 2, || {
-        embedding::forward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        embedding::forward(index, xt, none, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("embedding backward", [r, c], 3, || {
-        embedding::backward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        let (dtable, none) = (TensorMut::new(&mut y, r, c), TensorMut::new::<f32>(&mut [], 0, c));
+        embedding::backward(inverse, xt, Some(dtable), none, r).unwrap();
     });
     bench.row("rows gather", [r, c], 2, || {
         rows::gather(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("rows scatter", [r, c], 2, || {
-        rows::scatter(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
+        rows::scatter(xt, inverse, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("rows add", [r, c], 3, || {
         rows::add(xt, TensorMut::new(&mut y, r, c)).unwrap();

@@ -9,6 +9,7 @@ mod grad_norm;
 mod interpolate;
 mod layer_norm;
 mod log_ratio;
+mod lora;
 mod matmul;
 mod patch_embed;
 mod rms_norm;
