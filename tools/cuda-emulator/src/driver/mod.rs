@@ -1,8 +1,7 @@
 //! The CUDA driver's C functions, over the interpreter.
 //!
-//! There is one device, one context (the primary one) and one state for the process. Streams are
-//! synchronous: work runs inside the call that submits it, unless its stream is being captured into
-//! a graph.
+//! There is one device, one context (the primary one) and one state for the process. Work runs inside
+//! the call that submits it, unless its stream is being captured into a graph, or work is to be deferred (`queue`).
 
 pub mod api;
 mod attributes;
@@ -18,6 +17,7 @@ pub mod launch;
 pub mod launched;
 pub mod memory;
 pub mod module;
+mod queue;
 mod replacement;
 mod settings;
 pub mod stream;
@@ -38,6 +38,7 @@ use event::Event;
 use graph::Graph;
 use memory::Pinned;
 use module::Function;
+use queue::Queue;
 use settings::{Settings, settings};
 use stream::Stream;
 use table::Table;
@@ -69,6 +70,7 @@ struct State {
     /// Graphs ready to run.
     executables: Table<Graph>,
     captures: Table<Capture>,
+    queue: Queue,
     /// Bytes copied to the host although nobody had written them.
     uninitialised: u64,
 }
@@ -102,13 +104,16 @@ impl Driver {
         Options { checked: self.settings.checked, threads: self.settings.threads }
     }
 
-    /// Runs work now, or adds it to the graph that its stream is captured into.
+    /// Runs work now, or queues it, or adds it to the graph that its stream is captured into.
     fn submit(&self, stream: u64, work: Work) -> Done {
         let mut state = self.state();
         if let Some(capture) = state.capture_of(stream)? {
             return capture::add(&mut state, capture, stream, work);
         }
         state.forbid_implicit_dependency(stream)?;
+        if self.settings.deferred.is_some() {
+            return state.enqueue(stream, work);
+        }
         drop(state);
         let _execution = self.execution();
         work.run(self)
@@ -133,9 +138,11 @@ fn initialise() -> Result<Driver, String> {
     };
     if !settings.quiet {
         let checks = if settings.checked { "on" } else { "off" };
+        let streams = settings.deferred.map(|seed| format!(", streams deferred:{seed}"));
+        let streams = streams.unwrap_or_default();
         eprintln!(
             "cuda-emulator: the CUDA driver of this process is the emulator: sm_80, version {}.{}, \
-             checks {checks}, {} MiB, {} threads",
+             checks {checks}, {} MiB, {} threads{streams}",
             settings.driver_version / 1000,
             settings.driver_version % 1000 / 10,
             settings.memory >> 20,
