@@ -135,6 +135,18 @@ impl Driver {
 }
 
 impl Copy {
+    /// Fails when a range lies in no allocation.
+    pub fn check(&self, driver: &Driver) -> Done {
+        for (what, end) in [("a copy reads", self.from), ("a copy writes", self.to)] {
+            if let Device(address) = end
+                && self.bytes > 0
+            {
+                driver.range(what, address, self.bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn run(&self, driver: &Driver) -> Done {
         let Copy { to, mut from, bytes, is_captured, ref staged } = *self;
         if let Some(staged) = staged {
@@ -205,15 +217,21 @@ impl Driver {
 }
 
 impl Fill {
-    pub fn run(&self, driver: &Driver) -> Done {
+    /// The offset of the first byte; `None` when there is nothing to fill.
+    pub fn range(&self, driver: &Driver) -> Result<Option<u64>, CUresult> {
         let row = self.unit * self.count;
         if row == 0 || self.rows == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let before_last = self.pitch.checked_mul(self.rows - 1);
         let bytes = before_last.and_then(|bytes| bytes.checked_add(row));
         let bytes = bytes.ok_or(CUresult::INVALID_VALUE)?;
-        let first = driver.range("a fill writes", self.address, bytes)?;
+        driver.range("a fill writes", self.address, bytes).map(Some)
+    }
+
+    pub fn run(&self, driver: &Driver) -> Done {
+        let Some(first) = self.range(driver)? else { return Ok(()) };
+        let row = self.unit * self.count;
         let region = driver.memory.region();
         for i in 0..self.rows {
             let offset = first + (i * self.pitch) as u64;

@@ -112,6 +112,7 @@ impl Driver {
         }
         state.forbid_implicit_dependency(stream)?;
         if self.settings.deferred.is_some() {
+            work.check(self)?;
             return state.enqueue(stream, work);
         }
         drop(state);

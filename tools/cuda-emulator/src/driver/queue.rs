@@ -26,6 +26,8 @@ pub struct Queue {
     tasks: BTreeMap<u64, Task>,
     /// The last task of each stream; of those that are done, the numbers may be left.
     last: BTreeMap<CUstream, u64>,
+    /// The last launch of each graph, by the address of its nodes.
+    launches: BTreeMap<usize, u64>,
     /// Tasks so far.
     count: u64,
     /// Times that the host waited.
@@ -157,15 +159,21 @@ impl State {
         self.queue.check()?;
         let is_blocking = self.streams.get(stream)?.is_blocking();
         let stream = if is_legacy(stream) { 0 } else { stream };
-        let waits_for = self.queue.before(stream, is_blocking);
+        let mut waits_for = self.queue.before(stream, is_blocking);
         match work {
-            Work::Graph(nodes) => self.enqueue_nodes(&nodes, stream, is_blocking, waits_for),
+            Work::Graph(nodes) => {
+                // The manual: a launch comes after all earlier ones of its graph.
+                let graph = Arc::as_ptr(&nodes).addr();
+                waits_for.extend(self.queue.launches.get(&graph));
+                let end = self.enqueue_nodes(&nodes, stream, is_blocking, waits_for)?;
+                self.queue.launches.insert(graph, end);
+            }
             work => {
                 let work = Submitted::Work(work);
-                self.enqueue_task(Task { work, stream, is_blocking, waits_for })
+                self.enqueue_task(Task { work, stream, is_blocking, waits_for })?;
             }
         }
-        .map(|_| ())
+        Ok(())
     }
 
     /// The nodes of a graph as tasks of their own, and one at its end that waits for them all.

@@ -67,6 +67,15 @@ impl Work {
         }
     }
 
+    /// Fails where arguments are wrong, so that it is the call that submits the work that says so.
+    pub fn check(&self, driver: &Driver) -> Done {
+        match self {
+            Work::Copy(copy) => copy.check(driver),
+            Work::Fill(fill) => fill.range(driver).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
     /// The number in CUgraphNodeType.
     pub fn node_type(&self) -> u32 {
         match self {

@@ -140,6 +140,23 @@ fn branches_of_a_graph(is_ordered: bool) -> bool {
     scene.y() == 2
 }
 
+/// Two launches in two streams, of one graph or of two that do the same.
+fn launches_of_graphs(is_one: bool) -> bool {
+    let scene = Scene::new();
+    let capture = || {
+        assert_eq!(call!(cuStreamBeginCapture_v2(scene.a, 2)), OK);
+        scene.copy_x_to_y(scene.a);
+        scene.add_to_x(1, scene.a);
+        let graph = get!(cuStreamEndCapture(scene.a; out));
+        get!(cuGraphInstantiateWithFlags(graph, 0))
+    };
+    let first = capture();
+    let second = if is_one { first } else { capture() };
+    assert_eq!(call!(cuGraphLaunch(first, scene.a)), OK);
+    assert_eq!(call!(cuGraphLaunch(second, scene.b)), OK);
+    scene.y() == 2
+}
+
 /// The legacy stream writes; only blocking streams wait for it.
 fn behind_the_legacy_stream(is_blocking: bool) -> bool {
     let scene = Scene::new();
@@ -171,13 +188,14 @@ fn freed_on_another_stream(is_ordered: bool) -> bool {
 }
 
 /// With the flaw and without it.
-const SCENARIOS: [(&str, fn(bool) -> bool); 9] = [
+const SCENARIOS: [(&str, fn(bool) -> bool); 10] = [
     ("produced on another stream", produced_on_another_stream),
     ("produced far behind", produced_far_behind),
     ("overwritten on another stream", overwritten_on_another_stream),
     ("pinned memory used again", pinned_memory_used_again),
     ("pinned memory read early", pinned_memory_read_early),
     ("branches of a graph", branches_of_a_graph),
+    ("launches of graphs", launches_of_graphs),
     ("behind the legacy stream", behind_the_legacy_stream),
     ("before the legacy stream", before_the_legacy_stream),
     ("freed on another stream", freed_on_another_stream),
