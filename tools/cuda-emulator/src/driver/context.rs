@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::mem::take;
 
 use super::api::{CUcontext, CUdevice, Out, api, put, put_if_asked, refuse};
+use super::deferred::Awaited;
 use super::device::check_device;
 use super::error::{CUresult, Done};
-use super::queue::Awaited;
 use super::table::new_handle;
 use super::{Driver, State, stream};
 

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 
 use super::Driver;
 use super::api::{CUdeviceptr, CUstream, api, refuse};
+use super::deferred::Awaited;
 use super::error::{CUresult, Done};
-use super::queue::Awaited;
 use super::work::Work;
 use crate::memory::{BASE, INITIALISED, WINDOW};
 

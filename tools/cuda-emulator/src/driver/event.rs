@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::api::{CUevent, CUstream, Out, api, put, refuse};
+use super::deferred::Awaited;
 use super::error::CUresult;
-use super::queue::Awaited;
 use super::work::Work;
 use super::{Driver, State, capture};
 

@@ -1,7 +1,7 @@
 //! The CUDA driver's C functions, over the interpreter.
 //!
 //! There is one device, one context (the primary one) and one state for the process. Work runs inside
-//! the call that submits it, unless its stream is being captured into a graph, or work is to be deferred (`queue`).
+//! the call that submits it, unless its stream is being captured into a graph, or work is to be deferred (`deferred`).
 
 pub mod api;
 mod attributes;
@@ -9,6 +9,7 @@ pub mod blas;
 pub mod capture;
 pub mod context;
 pub mod copy;
+mod deferred;
 pub mod device;
 pub mod error;
 pub mod event;

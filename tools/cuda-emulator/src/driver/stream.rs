@@ -1,8 +1,8 @@
-//! Streams. Their work runs inside the call that submits it, or is queued: see `queue`.
+//! Streams. Their work runs inside the call that submits it, or is queued: see `deferred`.
 
 use super::api::{CUcontext, CUevent, CUstream, Out, api, put, refuse};
+use super::deferred::Awaited;
 use super::error::CUresult;
-use super::queue::Awaited;
 use super::table::Table;
 use super::work::{HostFunction, Work};
 use super::{Driver, State, capture, context};
