@@ -85,8 +85,10 @@ fn turns_that_overlap_arrive_whole() {
         let mut sums: Vec<Buffer> = sums.collect();
         for (turn, sum) in sums.iter_mut().enumerate() {
             send(&mut ring, turn as u32).unwrap();
-            let add = |x| matmul::tn(ones.view(), x, sum.view_mut(), 0.25, Write::Overwrite);
-            ring.receive(|_, tensors| add(tensors[2])).unwrap();
+            let received = ring.receive(|_, tensors| {
+                matmul::tn(ones.view(), tensors[2], sum.view_mut(), 0.25, Write::Overwrite)
+            });
+            received.unwrap();
         }
         for (turn, sum) in sums.iter().enumerate() {
             let mut values = [f32::NAN; 8];
