@@ -1,8 +1,7 @@
 //! The CUDA driver's C functions, over the interpreter.
 //!
-//! There is one device, one context (the primary one) and one state for the process. Streams are
-//! synchronous: work runs inside the call that submits it, unless its stream is being captured into
-//! a graph.
+//! There is one device, one context (the primary one) and one state for the process. Work runs inside
+//! the call that submits it, unless its stream is being captured into a graph, or work is to be deferred (`deferred`).
 
 pub mod api;
 mod attributes;
@@ -10,6 +9,7 @@ pub mod blas;
 pub mod capture;
 pub mod context;
 pub mod copy;
+mod deferred;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -18,6 +18,7 @@ pub mod launch;
 pub mod launched;
 pub mod memory;
 pub mod module;
+mod queue;
 mod replacement;
 mod settings;
 pub mod stream;
@@ -39,6 +40,7 @@ use event::Event;
 use graph::Graph;
 use memory::Pinned;
 use module::Function;
+use queue::Queue;
 use settings::{Settings, settings};
 use stream::Stream;
 use table::Table;
@@ -72,6 +74,7 @@ struct State {
     /// Graphs ready to run.
     executables: Table<Graph>,
     captures: Table<Capture>,
+    queue: Queue,
     /// Bytes copied to the host although nobody had written them.
     uninitialised: u64,
 }
@@ -108,13 +111,17 @@ impl Driver {
         Options { checked, threads, schedule: schedules.of_launch(launch) }
     }
 
-    /// Runs work now, or adds it to the graph that its stream is captured into.
+    /// Runs work now, or queues it, or adds it to the graph that its stream is captured into.
     fn submit(&self, stream: u64, work: Work) -> Done {
         let mut state = self.state();
         if let Some(capture) = state.capture_of(stream)? {
             return capture::add(&mut state, capture, stream, work);
         }
         state.forbid_implicit_dependency(stream)?;
+        if self.settings.deferred.is_some() {
+            work.check(self)?;
+            return state.enqueue(stream, work);
+        }
         drop(state);
         let _execution = self.execution();
         work.run(self)
@@ -139,9 +146,11 @@ fn initialise() -> Result<Driver, String> {
     };
     if !settings.quiet {
         let checks = if settings.checked { "on" } else { "off" };
+        let streams = settings.deferred.map(|seed| format!(", streams deferred:{seed}"));
+        let streams = streams.unwrap_or_default();
         eprintln!(
             "cuda-emulator: the CUDA driver of this process is the emulator: sm_80, version {}.{}, \
-             checks {checks}, {} MiB, {} threads",
+             checks {checks}, {} MiB, {} threads{streams}",
             settings.driver_version / 1000,
             settings.driver_version % 1000 / 10,
             settings.memory >> 20,

@@ -26,6 +26,9 @@ pub struct Settings {
     pub driver_version: i32,
     /// `CUDA_EMULATOR_MODULES`: a folder of files that take the place of loaded modules.
     pub modules: Option<PathBuf>,
+    /// `CUDA_EMULATOR_STREAMS=deferred:SEED`: work waits until the host waits for it. `None`: it runs inside of the
+    /// call that submits it.
+    pub deferred: Option<u64>,
 }
 
 /// The settings, or a sentence about a variable that cannot be read.
@@ -47,7 +50,21 @@ fn read() -> Result<Settings, String> {
         quiet: choice("QUIET", [("1", true), ("0", false)], false)?,
         driver_version: number("DRIVER_VERSION", 13000)?,
         modules: variable("MODULES")?.map(PathBuf::from),
+        deferred: deferred()?,
     })
+}
+
+fn deferred() -> Result<Option<u64>, String> {
+    let Some(value) = variable("STREAMS")? else { return Ok(None) };
+    let expected = "synchronous, deferred or deferred:SEED";
+    match value.split_once(':') {
+        None if value == "synchronous" => Ok(None),
+        None if value == "deferred" => Ok(Some(0)),
+        Some(("deferred", seed)) => {
+            seed.parse().map(Some).map_err(|_| wrong("STREAMS", &value, expected))
+        }
+        _ => Err(wrong("STREAMS", &value, expected)),
+    }
 }
 
 fn choice(name: &str, choices: [(&str, bool); 2], default: bool) -> Result<bool, String> {

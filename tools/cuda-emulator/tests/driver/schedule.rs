@@ -33,10 +33,10 @@ fn schedules_are_chosen_by_the_environment() {
         ("CUDA_EMULATOR_QUIET", "0", varied),
     ] {
         let said = run_test(RACE, &[(variable, value)]);
-        let mut rest = said.as_str();
+        let mut rest = said.stdout.as_str();
         for schedule in expected {
             let found = rest.split_once(&format!("schedule {schedule}"));
-            rest = found.unwrap_or_else(|| panic!("{value}, {schedule}: {said}")).1;
+            rest = found.unwrap_or_else(|| panic!("{value}, {schedule}: {}", said.stdout)).1;
         }
     }
 }
