@@ -185,9 +185,9 @@ pub fn split<E>(
         let end = start + (bytes * LANES) as u64;
         let mut at = start;
         while at < end {
-            let cell_end = ((at >> cell) + 1 << cell).min(end);
-            let first = at - start >> spread;
-            let lanes = ALL >> (LANES as u64 - (cell_end - at >> spread)) << first;
+            let cell_end = (((at >> cell) + 1) << cell).min(end);
+            let first = (at - start) >> spread;
+            let lanes = ALL >> (LANES as u64 - ((cell_end - at) >> spread)) << first;
             let from = (at & ((1 << cell) - 1)) as u8;
             let end = from + (cell_end - at) as u8;
             each((at >> cell) as usize, Piece { lanes, start: from, end, spread, ..*whole })?;
