@@ -191,8 +191,9 @@ impl Views {
     pub fn meet_in_warp(&mut self, warp: u32, lanes: u32) {
         let views = &mut self.warps[warp as usize];
         if views.are_one(lanes) && self.are_plain {
-            let first = warp as usize * LANES;
-            views.views[0].threads[first..first + LANES].fill(self.now);
+            for thread in threads(warp, lanes) {
+                views.views[0].threads[thread as usize] = self.now;
+            }
         } else {
             let mut meeting = self.nobody();
             self.gather(warp, lanes, &mut meeting);
