@@ -44,7 +44,8 @@ const ROWS: &str =
 /// Bytes, sectors and ideal sectors of an access to global memory.
 #[test]
 fn global_accesses() {
-    let cases: &[(&str, &str, i32, i32, u32, [u64; 3])] = &[
+    type Case = (&'static str, &'static str, i32, i32, u32, [u64; 3]);
+    const CASES: &[Case] = &[
         ("u32 a0", LANE, 4, 0, 32, [128, 4, 4]),
         // Bytes 4 to 131.
         ("u32 a0", LANE, 4, 4, 32, [128, 5, 4]),
@@ -67,7 +68,7 @@ fn global_accesses() {
         ("v4.u32 {a0, a1, a2, a3}", ROWS, 16, 0, 32, [512, 16, 16]),
         ("v2.u64 {w0, w1}", LANE, 0, 0, 32, [16, 1, 1]),
     ];
-    for &(access, index, stride, offset, threads, [bytes, sectors, ideal]) in cases {
+    for &(access, index, stride, offset, threads, [bytes, sectors, ideal]) in CASES {
         let (r#type, registers) = access.split_once(' ').unwrap();
         let place = at(index, stride, offset);
         for space in [".global", ""] {
@@ -89,7 +90,8 @@ fn global_accesses() {
 #[test]
 fn shared_accesses() {
     const V4: &str = "v4.u32 {a0, a1, a2, a3}";
-    let cases: &[(&str, &str, i32, u32, [u64; 2])] = &[
+    type Case = (&'static str, &'static str, i32, u32, [u64; 2]);
+    const CASES: &[Case] = &[
         ("u32 a0", LANE, 4, 32, [1, 1]),
         ("u32 a0", LANE, 0, 32, [1, 1]),
         ("u32 a0", PAIR, 4, 32, [1, 1]),
@@ -120,7 +122,7 @@ fn shared_accesses() {
         (V4, LANE, 144, 32, [4, 4]),
         (V4, LANE, 16, 9, [2, 2]),
     ];
-    for &(access, index, stride, threads, [wavefronts, ideal]) in cases {
+    for &(access, index, stride, threads, [wavefronts, ideal]) in CASES {
         let (r#type, registers) = access.split_once(' ').unwrap();
         let place = at(index, stride, 0);
         let load = format!("ld.shared.{type} {registers}, [here];");
@@ -251,7 +253,7 @@ fn counters_are_the_same_on_any_number_of_threads() {
     let device = Device::new(&ptx);
     let attention = Attention::new(&device, 2, 200);
     let count = |threads, checked| {
-        let options = Options { checked, threads, ..CHECKED };
+        let options = Options { checked, threads };
         attention.launch(&device, &options).unwrap_or_else(|fault| panic!("{fault}"))
     };
     let first = count(1, true);
