@@ -253,7 +253,8 @@ fn counters_are_the_same_on_any_number_of_threads() {
     let device = Device::new(&ptx);
     let attention = Attention::new(&device, 2, 200);
     let count = |threads, checked| {
-        let options = Options { checked, threads };
+        let mut options = CHECKED;
+        (options.checked, options.threads) = (checked, threads);
         attention.launch(&device, &options).unwrap_or_else(|fault| panic!("{fault}"))
     };
     let first = count(1, true);
