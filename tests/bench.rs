@@ -1,5 +1,5 @@
 //! `silkie bench step`: the same step whatever the layout, its arithmetic counted right, and an export
-//! that another program can read.
+//! that another program can read. `bench kernels` is in bars.rs.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +12,6 @@ use silkie::model::init::{Changes, Init, Preset};
 use silkie::model::weights::safetensors;
 use silkie::model::weights::write::SHARD_BYTES;
 use silkie::tensor::DType;
-
-use crate::support;
 
 fn tiny() -> (ModelConfig, Init) {
     let changes = Changes {
@@ -107,61 +105,4 @@ fn arithmetic_is_counted_as_by_hand() {
     let head = 4 * 3 * 64 * 600;
     let expected = 2 * (linear + adapters + attention) + head;
     assert_eq!(flop::lora_step(&config, &pack, 8), f64::from(expected));
-}
-
-fn kernels(words: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_silkie"));
-    command.args(["bench", "kernels"]).args(words.split_whitespace());
-    command
-}
-
-#[test]
-fn every_kernel_is_compared_with_the_cpu_and_has_a_floor() {
-    let mut command = kernels("--json");
-    let Some(command) = support::with_cuda(&mut command) else { return };
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    let device = report["device"].as_str().unwrap();
-    let is_emulated = device.contains("Emulated");
-    assert_eq!(text.contains("and not timed"), is_emulated, "{text}");
-    let rows = report["rows"].as_array().unwrap();
-    for op in ["rms_norm forward", "rms_norm backward", "grad_norm", "adamw"] {
-        assert!(rows.iter().any(|row| row["kernel"].as_str().unwrap().starts_with(op)), "{op}");
-    }
-    let bandwidth = report["gb_per_s"].as_f64().unwrap();
-    for row in rows {
-        let number = |key: &str| row[key].as_f64();
-        let floor = number("bytes").unwrap() / bandwidth / 1e3;
-        assert!((number("floor_us").unwrap() - floor).abs() < 1e-6 * floor, "{row}");
-        assert!(number("flop").unwrap() > 0.0, "{row}");
-        for key in ["us", "gb_per_s", "percent_of_floor"] {
-            assert_eq!(number(key).is_none(), is_emulated, "{key} of {row}");
-        }
-    }
-    // a row by hand: 8192 x 4096 bf16, one read and one write
-    let row = rows.iter().find(|row| {
-        row["kernel"] == "rms_norm forward" && row["shape"][0] == 8192 && row["dtype"] == "bf16"
-    });
-    assert_eq!(row.unwrap()["bytes"], 134_217_728);
-
-    let mut none = kernels("no_such_kernel");
-    let output = support::with_cuda(&mut none).unwrap().output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("no_such_kernel: no row has this in its name"), "{message}");
-}
-
-#[test]
-fn kernels_without_a_gpu_are_one_sentence() {
-    let output = kernels("--device cpu").output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    if support::has_real_gpu() {
-        return support::skip("this machine has a driver");
-    }
-    let output = kernels("").output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.starts_with("silkie: cuda: ") && message.lines().count() == 1, "{message}");
 }

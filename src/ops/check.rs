@@ -153,6 +153,19 @@ impl Check {
         self.aligned(name, tensor)
     }
 
+    /// On a GPU `tensor` is one row of `n` f32 or more, aligned to 16 bytes; the CPU has no use for it.
+    pub fn scratch(self, name: &str, tensor: Tensor<'_>, n: usize) -> Result<()> {
+        let Device::Cuda(_) = self.device else { return Ok(()) };
+        if n == 0 {
+            return Ok(());
+        }
+        let got = tensor.cols();
+        if got < n {
+            return Err(self.error(format!("{name} has {got} elements, expected {n} or more")));
+        }
+        self.flat(name, tensor, DType::F32, got)
+    }
+
     /// On a GPU the rows of `tensor` start at multiples of 16 bytes.
     fn aligned(self, name: &str, tensor: Tensor<'_>) -> Result<()> {
         let Device::Cuda(_) = self.device else { return Ok(()) };
@@ -164,8 +177,10 @@ impl Check {
         Err(self.error(format!("{name} has rows that do not start at multiples of {PACK} bytes")))
     }
 
-    /// Every element of the u32 column `index` is below `limit`.
+    /// Every element of the u32 column `index` is below `limit`; on a GPU, whose memory the host
+    /// does not see, the kernel looks.
     pub fn below(self, name: &str, index: Tensor<'_>, limit: usize, what: &str) -> Result<()> {
+        let Device::Cpu = self.device else { return Ok(()) };
         let row = (0..index.rows()).find(|&i| index.row::<u32>(i)[0] as usize >= limit);
         row.map_or(Ok(()), |i| {
             let got = index.row::<u32>(i)[0];

@@ -43,7 +43,7 @@ pub fn skip(why: impl std::fmt::Display) {
 }
 
 /// A line that is seen also when the test passes.
-fn say(text: impl std::fmt::Display) {
+pub fn say(text: impl std::fmt::Display) {
     writeln!(std::io::stderr(), "{text}").expect("stderr can be written");
 }
 

@@ -17,7 +17,7 @@ fn attention_is_its_equation() {
     for tokens in [1, 64, 65, 200] {
         let attention = Attention::new(&device, 2, tokens);
         let outputs = [(true, 1), (true, 2), (false, 1), (false, 2)].map(|(checked, threads)| {
-            let launched = attention.launch(&device, &Options { checked, threads });
+            let launched = attention.launch(&device, &Options { checked, threads, ..CHECKED });
             launched.unwrap_or_else(|fault| panic!("{fault}"));
             attention.output(&device)
         });

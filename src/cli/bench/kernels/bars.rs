@@ -34,7 +34,8 @@ pub struct Counted {
     pub barriers: u64,
     pub instructions: u64,
     pub lane_instructions: u64,
-    pub launches: usize,
+    /// That were launched, in order.
+    pub kernels: Vec<String>,
 }
 
 /// Done / needed. What is not needed at all has no bar.
@@ -78,7 +79,7 @@ impl Counted {
             barriers: sum(|l| l.counters.block_barriers + l.counters.warp_barriers),
             instructions: sum(|l| l.counters.warp_instructions),
             lane_instructions: sum(|l| l.counters.lane_instructions),
-            launches: launches.len(),
+            kernels: launches.iter().map(|launched| launched.name().to_string()).collect(),
             ..Counted::default()
         }
     }

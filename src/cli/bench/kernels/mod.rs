@@ -87,7 +87,7 @@ impl Kernels {
             Err(error) if self.device.is_some() => return Err(error),
             Err(error) => self.recall(&error),
         };
-        if report.rows.is_empty() {
+        if report.rows.is_empty() && !self.filter.is_empty() {
             let message = format!("{}: no row has this in its name", self.filter);
             return Err(Error::Usage(message));
         }

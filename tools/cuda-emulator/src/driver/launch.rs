@@ -263,6 +263,7 @@ fn code(fault: &Fault) -> CUresult {
         Kind::OutOfBounds
         | Kind::UseAfterFree
         | Kind::Uninitialised
+        | Kind::Race
         | Kind::PendingCopy
         | Kind::ReadOnly => CUresult::ILLEGAL_ADDRESS,
     }

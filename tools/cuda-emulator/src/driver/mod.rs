@@ -27,6 +27,7 @@ mod table;
 mod work;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::exec::{self, Options};
@@ -53,6 +54,8 @@ pub struct Driver {
     /// Held while work runs, so that the device does one thing at a time. Taken before `state`,
     /// never while holding it.
     execution: Mutex<()>,
+    /// How many there were.
+    launches: AtomicU64,
 }
 
 /// Everything that has a handle.
@@ -101,8 +104,11 @@ impl Driver {
         self.execution.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// How the next launch is run.
     fn options(&self) -> Options {
-        Options { checked: self.settings.checked, threads: self.settings.threads }
+        let &Settings { checked, threads, schedules, .. } = self.settings;
+        let launch = self.launches.fetch_add(1, Ordering::Relaxed);
+        Options { checked, threads, schedule: schedules.of_launch(launch) }
     }
 
     /// Runs work now, or queues it, or adds it to the graph that its stream is captured into.
@@ -152,7 +158,8 @@ fn initialise() -> Result<Driver, String> {
         );
     }
     let state = Mutex::new(State { streams: stream::built_in(), ..State::default() });
-    Ok(Driver { memory, settings, state, execution: Mutex::new(()) })
+    let (execution, launches) = Default::default();
+    Ok(Driver { memory, settings, state, execution, launches })
 }
 
 api! {

@@ -6,10 +6,14 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
 
+use crate::exec::Schedules;
+
 /// The environment's variables, all optional.
 pub struct Settings {
     /// `CUDA_EMULATOR_CHECKS=on|off`: whether every access of a kernel is checked.
     pub checked: bool,
+    /// `CUDA_EMULATOR_SCHEDULE=order|random[:SEED]|last[:WARP]`: for every launch; without it they vary.
+    pub schedules: Schedules,
     /// `CUDA_EMULATOR_THREADS`: threads that run blocks.
     pub threads: usize,
     /// `CUDA_EMULATOR_MEMORY`, in MiB: bytes of device memory.
@@ -39,6 +43,7 @@ fn read() -> Result<Settings, String> {
     let memory = megabytes.checked_mul(1 << 20).filter(|&bytes| bytes > 0);
     Ok(Settings {
         checked: choice("CHECKS", [("on", true), ("off", false)], true)?,
+        schedules: schedules()?,
         threads: number("THREADS", cores)?.max(1),
         memory: memory.ok_or_else(|| wrong("MEMORY", &megabytes.to_string(), "MiB, 1 or more"))?,
         log: choice("LOG", [("1", true), ("0", false)], false)?,
@@ -67,6 +72,12 @@ fn choice(name: &str, choices: [(&str, bool); 2], default: bool) -> Result<bool,
     let chosen = choices.iter().find(|(text, _)| *text == value);
     let expected = choices.map(|(text, _)| text).join(" or ");
     chosen.map(|&(_, meaning)| meaning).ok_or_else(|| wrong(name, &value, &expected))
+}
+
+fn schedules() -> Result<Schedules, String> {
+    let Some(value) = variable("SCHEDULE")? else { return Ok(Schedules::Vary) };
+    let expected = "order, random, random:SEED, last or last:WARP";
+    value.parse().map_err(|()| wrong("SCHEDULE", &value, expected))
 }
 
 fn number<T: FromStr>(name: &str, default: T) -> Result<T, String> {
