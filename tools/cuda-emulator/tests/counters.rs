@@ -1,6 +1,6 @@
 //! What launches are counted to take, against numbers derived by hand.
 
-use emucuda::exec::{Counters, Options};
+use emucuda::exec::{Counters, Options, Schedule};
 
 use crate::attention::{Attention, source};
 use crate::device::{CHECKED, Device, Params, Shape, compile};
@@ -247,20 +247,24 @@ fn other_memory() {
 
 /// Of everything at once: fragments, copies, barriers, tails.
 #[test]
-fn counters_are_the_same_on_any_number_of_threads() {
-    let test = "counters_are_the_same_on_any_number_of_threads";
+fn counters_are_the_same_for_any_schedule_and_number_of_threads() {
+    let test = "counters_are_the_same_for_any_schedule_and_number_of_threads";
     let Some(ptx) = compile(test, &source()) else { return };
     let device = Device::new(&ptx);
     let attention = Attention::new(&device, 2, 200);
-    let count = |threads, checked| {
-        let mut options = CHECKED;
-        (options.checked, options.threads) = (checked, threads);
+    let count = |threads, checked, schedule| {
+        let options = Options { checked, threads, schedule };
         attention.launch(&device, &options).unwrap_or_else(|fault| panic!("{fault}"))
     };
-    let first = count(1, true);
+    let first = count(1, true, Schedule::Order);
     assert!(first.mma > 0 && first.cp_async > 0 && first.block_barriers > 0, "{first:?}");
     for threads in 1..=4 {
-        assert_eq!(count(threads, true), first, "{threads} threads");
-        assert_eq!(count(threads, false), first, "{threads} threads, unchecked");
+        let checked = count(threads, true, Schedule::Order);
+        let plain = count(threads, false, Schedule::Order);
+        assert_eq!((checked, plain), (first, first), "{threads} threads");
+    }
+    let random = (0..20).map(|launch| Schedule::Random { seed: 1, launch });
+    for schedule in random.chain((0..4).map(|warp| Schedule::Last { warp })) {
+        assert_eq!(count(2, false, schedule), first, "{schedule}");
     }
 }
