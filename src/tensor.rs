@@ -107,6 +107,13 @@ impl Place {
         Place { ptr, cols: range.len(), ..*self }
     }
 
+    fn reshape(&self, rows: usize, cols: usize) -> Self {
+        let [from, to] = [[self.rows, self.cols], [rows, cols]];
+        let dense = self.row_stride == self.cols || self.rows <= 1;
+        assert!(dense && self.rows * self.cols == rows * cols, "{from:?} seen as {to:?}");
+        Place { rows, cols, row_stride: cols, ..*self }
+    }
+
     fn check<T: Element>(&self) {
         assert!(self.dtype == T::DTYPE, "a {:?} view read as {:?}", self.dtype, T::DTYPE);
         assert!(self.device == Device::Cpu, "memory of {} touched from the host", self.device);
@@ -218,6 +225,12 @@ impl<'a> Tensor<'a> {
         Tensor { place: self.place.cols(range), _memory: PhantomData }
     }
 
+    /// The same elements, row after row, in another shape. Panics when the view has gaps between rows
+    /// or another number of elements.
+    pub fn reshape(&self, rows: usize, cols: usize) -> Tensor<'a> {
+        Tensor { place: self.place.reshape(rows, cols), _memory: PhantomData }
+    }
+
     /// Row `i` as a slice. Panics when `T` is not the view's element type.
     pub fn row<T: Element>(&self, i: usize) -> &'a [T] {
         self.place.check::<T>();
@@ -316,15 +329,10 @@ impl<'a> TensorMut<'a> {
         )
     }
 
-    /// The first elements of a view of one row, as `[rows, cols]`: scratch in the shape of the moment.
-    pub fn reshape(self, [rows, cols]: [usize; 2]) -> TensorMut<'a> {
-        let Place { rows: whole, cols: len, .. } = self.place;
-        let fits = whole <= 1 && rows * cols <= whole * len;
-        assert!(fits, "[{whole}, {len}] taken as [{rows}, {cols}]");
-        TensorMut {
-            place: Place { rows, cols, row_stride: cols, ..self.place },
-            _memory: PhantomData,
-        }
+    /// The same elements, row after row, in another shape. Panics when the view has gaps between rows
+    /// or another number of elements.
+    pub fn reshape(self, rows: usize, cols: usize) -> TensorMut<'a> {
+        TensorMut { place: self.place.reshape(rows, cols), _memory: PhantomData }
     }
 
     /// Row `i` as a slice. Panics when `T` is not the view's element type.
@@ -411,18 +419,18 @@ mod tests {
     }
 
     #[test]
-    fn scratch_takes_any_shape_that_it_holds() {
-        let mut data = [0.0f32; 7];
-        let mut matrix = TensorMut::vector(&mut data).reshape([2, 3]);
-        matrix.row::<f32>(1).fill(1.0);
-        assert_eq!((matrix.shape(), matrix.is_contiguous()), ([2, 3], true));
-        assert_eq!(data, [0., 0., 0., 1., 1., 1., 0.]);
+    fn a_part_of_a_flat_buffer_becomes_a_matrix() {
+        let mut data: Vec<u32> = (0..20).collect();
+        let flat = Tensor::vector(&data).slice_cols(4..10);
+        assert_eq!(flat.reshape(2, 3).row::<u32>(1), [7, 8, 9]);
+        TensorMut::vector(&mut data).slice_cols(4..10).reshape(3, 2).row::<u32>(2)[0] = 0;
+        assert_eq!(data[6..10], [6, 7, 0, 9]);
     }
 
     #[test]
-    #[should_panic(expected = "[1, 7] taken as [2, 4]")]
-    fn scratch_is_as_large_as_it_is() {
-        let _ = TensorMut::vector(&mut [0.0f32; 7]).reshape([2, 4]);
+    #[should_panic(expected = "[2, 3] seen as [3, 2]")]
+    fn a_view_with_gaps_keeps_its_shape() {
+        Tensor::new(&[0u32; 8], 2, 4).slice_cols(1..4).reshape(3, 2);
     }
 
     #[test]

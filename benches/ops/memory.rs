@@ -6,6 +6,7 @@ use silkie::ops::Write::Overwrite;
 use silkie::ops::adamw::{self, AdamW, Part};
 use silkie::ops::grad_norm::{Step, Verdict};
 use silkie::ops::rope::{self, Table};
+use silkie::ops::sampling::{self, Nucleus};
 use silkie::ops::{activation, embedding, grad_norm, layer_norm, rms_norm, rows};
 use silkie::tensor::{Tensor, TensorMut};
 
@@ -20,6 +21,7 @@ pub fn run(filter: &str) {
         pointwise(&bench, tokens, width);
         movements(&bench, tokens, width);
     }
+    tokens(&bench, 151_936);
     flat(&bench, 1 << 24);
 }
 
@@ -99,7 +101,7 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
         activation::gelu(xt, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("activation gelu_backward", [r, c], 3, || {
-        activation::gelu_backward(xt, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        activation::gelu_backward(xt, xt, TensorMut::new(&mut y, r, c), None).unwrap();
     });
     let ran = bench.row("activation swiglu", [r, c], 3, || {
         activation::swiglu(xt, xt, TensorMut::new(&mut y, r, c)).unwrap();
@@ -110,7 +112,7 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
     }
     bench.row("activation swiglu_backward", [r, c], 5, || {
         let (da, db) = (TensorMut::new(&mut y, r, c), TensorMut::new(&mut z, r, c));
-        activation::swiglu_backward(xt, xt, xt, da, db).unwrap();
+        activation::swiglu_backward(xt, xt, xt, da, db, None).unwrap();
     });
     let (table, positions) = (Table::new(128, r, 10_000.0, 1.0), (0..r as u32).collect::<Vec<_>>());
     bench.row("rope forward", [r, c], 2, || {
@@ -119,21 +121,45 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
     });
 }
 
+fn tokens(bench: &Bench, vocab: usize) {
+    let (logits, mut weights, mut token) = (values(vocab), vec![0.0; vocab], [0u32]);
+    let logits = Tensor::vector(&logits);
+    bench.row("sampling greedy", [1, vocab], 1, || {
+        sampling::greedy(logits, TensorMut::column(&mut token)).unwrap();
+    });
+    let (nucleus, uniform) = (Nucleus { temperature: 0.1, top_p: 0.9 }, [0.0]);
+    let ran = bench.row("sampling nucleus", [1, vocab], 12, || {
+        let (weights, token) = (TensorMut::vector(&mut weights), TensorMut::column(&mut token));
+        let uniform = Tensor::column::<f64>(&uniform);
+        sampling::nucleus(logits, nucleus.view(), uniform, weights, token).unwrap();
+    });
+    if ran {
+        let largest = logits.elements::<f32>().iter().fold(f32::MIN, |m, &x| m.max(x));
+        let chosen = logits.elements::<f32>()[token[0] as usize];
+        close("sampling nucleus", chosen, largest.into(), 1.0);
+    }
+}
+
 fn movements(bench: &Bench, r: usize, c: usize) {
     let (x, mut y) = (values(r * c), vec![0.0; r * c]);
     let index: Vec<u32> = (0..r).map(|i| (i * 7919 % r) as u32).collect();
-    let (xt, index) = (Tensor::new(&x, r, c), Tensor::column(&index));
+    let mut inverse = vec![0; rows::inverse_len(r)];
+    rows::invert(&index, &mut inverse).unwrap();
+    let (xt, index, inverse) =
+        (Tensor::new(&x, r, c), Tensor::column(&index), Tensor::vector(&inverse));
+    let none = Tensor::new::<f32>(&[], 0, c);
     bench.row("embedding forward", [r, c], 2, || {
-        embedding::forward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        embedding::forward(index, xt, none, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("embedding backward", [r, c], 3, || {
-        embedding::backward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        let (dtable, none) = (TensorMut::new(&mut y, r, c), TensorMut::new::<f32>(&mut [], 0, c));
+        embedding::backward(inverse, xt, Some(dtable), none, r).unwrap();
     });
     bench.row("rows gather", [r, c], 2, || {
         rows::gather(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("rows scatter", [r, c], 2, || {
-        rows::scatter(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
+        rows::scatter(xt, inverse, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("rows add", [r, c], 3, || {
         rows::add(xt, TensorMut::new(&mut y, r, c)).unwrap();

@@ -227,7 +227,7 @@ impl Block {
         let gate = keep.gate.head(t);
         let (a, b) = (gate.slice_cols(0..f), gate.slice_cols(f..2 * f));
         let (mut d_a, mut d_b) = scratch.d_gate.head_mut(t).split_cols(f);
-        activation::swiglu_backward(a, b, d_s.as_ref(), d_a.reborrow(), d_b.reborrow())?;
+        activation::swiglu_backward(a, b, d_s.as_ref(), d_a.reborrow(), d_b.reborrow(), None)?;
         let mut d_h = scratch.d_h.head_mut(t);
         let dx = overwrite(d_h.reborrow());
         self.w1.backward(values, gradients, h_2, d_a.as_ref(), dx, d_u.head_mut(t), lora)?;

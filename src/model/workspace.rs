@@ -11,7 +11,7 @@ use crate::model::resampler::{ResamplerActivations, ResamplerScratch};
 use crate::model::vision::{VisionActivations, VisionScratch};
 use crate::model::{Lora, Model, RopeMode, Sizes};
 use crate::ops::attention::Segment;
-use crate::ops::{column_sums, layer_norm, log_ratio, rms_norm, rope};
+use crate::ops::{column_sums, embedding, layer_norm, log_ratio, rms_norm, rope};
 use crate::tensor::Tensor;
 
 /// The largest pack a workspace can take.
@@ -101,6 +101,10 @@ pub struct Workspace {
     /// Buffers of the vision tower and the resampler.
     pub vision: VisionWorkspace,
     log_probs: Vec<f64>,
+    /// What each token of the pack at hand takes as its embedding.
+    pub(crate) sources: Vec<u32>,
+    /// Room for the inverse of an index.
+    pub(crate) inverse: Vec<u32>,
 }
 
 /// Gradient of the residual stream, and what blocks need on the way.
@@ -203,6 +207,8 @@ impl Workspace {
             partials: buffers.partials(partials(sizes, budget)),
             vision: VisionWorkspace::with(sizes, budget.images, budget.purpose, vision),
             log_probs: Vec::new(),
+            sources: Vec::new(),
+            inverse: Vec::new(),
         }
     }
 
@@ -226,7 +232,8 @@ impl Workspace {
         &self.residuals[n % self.residuals.len()]
     }
 
-    /// Takes in what a pack brings besides tensors. Errors: a pack over the budget.
+    /// Takes in what a pack brings besides tensors. Errors: a pack over the budget, ids outside the
+    /// vocabulary.
     pub(crate) fn load(
         &mut self,
         model: &Model,
@@ -249,6 +256,9 @@ impl Workspace {
             let message = format!("{images} images for a pack of {}", pack.images.len());
             return Err(Error::argument("model::forward", message));
         }
+        self.sources.resize(pack.tokens.len(), 0);
+        let vocab = model.config.vocab_size;
+        embedding::sources(&pack.tokens, &pack.image_rows, vocab, &mut self.sources)?;
         self.tables.load(model, rope);
         self.tables.attend(pack.segments.iter().map(|s| {
             let [start, len, prefix_start, prefix_len] =

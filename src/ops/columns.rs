@@ -2,7 +2,7 @@
 //! `kernels/common/columns.cuh`.
 
 use crate::device::cuda::{Grid, KernelName};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, TensorMut};
 
 /// In f32 and in bf16.
 pub(crate) type Kernels = [KernelName; 2];
@@ -23,4 +23,9 @@ pub(crate) fn grid(x: Tensor<'_>, chunk: usize) -> Grid {
     let pack = 16 / x.dtype().size();
     let threads = x.cols().clamp(1, HELD).div_ceil(pack).next_multiple_of(WARP);
     Grid::new([x.rows().div_ceil(chunk) as u32, 1, 1], threads as u32)
+}
+
+/// The first elements of `scratch`, one row, as `[rows, cols]`.
+pub(crate) fn in_rows(scratch: TensorMut<'_>, rows: usize, cols: usize) -> TensorMut<'_> {
+    scratch.slice_cols(0..rows * cols).reshape(rows, cols)
 }

@@ -5,7 +5,7 @@ use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use silkie::device::{Buffer, Device};
-use silkie::tensor::{DType, Tensor, TensorMut};
+use silkie::tensor::{DType, Element, Tensor, TensorMut};
 
 /// The value around a strided matrix: a NaN nobody computes, so that reading it shows in the
 /// result and writing it shows in [`Matrix::values`].
@@ -77,6 +77,13 @@ impl Place {
         };
         buffer.upload(view).unwrap();
         Matrix { buffer, cols, left }
+    }
+
+    /// Elements of any type, row by row: indices, tables.
+    pub fn buffer<T: Element>(self, data: &[T], rows: usize, cols: usize) -> Buffer {
+        let mut buffer = Buffer::on(self.device, T::DTYPE, rows, cols).unwrap();
+        buffer.upload(Tensor::new(data, rows, cols)).unwrap();
+        buffer
     }
 
     /// Seeded values, uniform in -1..1.

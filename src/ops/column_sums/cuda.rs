@@ -3,7 +3,7 @@
 use super::CHUNK;
 use crate::device::cuda::{Arguments, Cuda, Grid, KernelName};
 use crate::error::Result;
-use crate::ops::columns::{Kernels, of};
+use crate::ops::columns::{Kernels, in_rows, of};
 use crate::tensor::{Tensor, TensorMut};
 
 const COLUMN_SUMS: Kernels = [KernelName("column_sums_f32"), KernelName("column_sums_bf16")];
@@ -36,7 +36,7 @@ pub(super) fn add(
     if a.rows() <= CHUNK {
         return add_whole(cuda, a, c);
     }
-    let mut partials = partials.reshape([a.rows().div_ceil(CHUNK), a.cols()]);
+    let mut partials = in_rows(partials, a.rows().div_ceil(CHUNK), a.cols());
     launch(cuda, a, partials.reborrow(), CHUNK, false)?;
     add_whole(cuda, partials.as_ref(), c)
 }

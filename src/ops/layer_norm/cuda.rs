@@ -3,7 +3,7 @@
 use super::CHUNK_WEIGHT;
 use crate::device::cuda::{Arguments, Cuda, KernelName};
 use crate::error::Result;
-use crate::ops::columns::{Kernels, grid, of};
+use crate::ops::columns::{Kernels, grid, in_rows, of};
 use crate::ops::{Write, column_sums};
 use crate::tensor::{Tensor, TensorMut};
 
@@ -132,7 +132,7 @@ pub(super) fn backward(
         return unsafe { cuda.launch(of(x.dtype(), &BACKWARD), grid, &arguments) };
     }
     let blocks = x.rows().div_ceil(CHUNK_WEIGHT);
-    let mut partials = partials.reshape([2 * blocks, x.cols()]);
+    let mut partials = in_rows(partials, 2 * blocks, x.cols());
     (arguments.partials, arguments.chunk) = (partials.as_mut_ptr(), CHUNK_WEIGHT as i32);
     let grid = grid(x, CHUNK_WEIGHT);
     // SAFETY: as in `forward`; `partials` has two rows for each block.

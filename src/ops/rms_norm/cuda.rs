@@ -3,7 +3,7 @@
 use super::{CHUNK_WEIGHT, Residual};
 use crate::device::cuda::{Arguments, Cuda, KernelName};
 use crate::error::Result;
-use crate::ops::columns::{Kernels, grid, of};
+use crate::ops::columns::{Kernels, grid, in_rows, of};
 use crate::ops::{Write, column_sums};
 use crate::tensor::{Tensor, TensorMut};
 
@@ -128,7 +128,7 @@ pub(super) fn backward(
         // SAFETY: as in `forward`.
         return unsafe { cuda.launch(of(h.dtype(), &BACKWARD), grid(h, CHUNK), &arguments) };
     };
-    let mut partials = partials.reshape([h.rows().div_ceil(CHUNK_WEIGHT), h.cols()]);
+    let mut partials = in_rows(partials, h.rows().div_ceil(CHUNK_WEIGHT), h.cols());
     (arguments.partials, arguments.chunk) = (partials.as_mut_ptr(), CHUNK_WEIGHT as i32);
     let grid = grid(h, CHUNK_WEIGHT);
     // SAFETY: as in `forward`; `partials` has a row for each block.
