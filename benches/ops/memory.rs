@@ -120,7 +120,7 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
 }
 
 fn tokens(bench: &Bench, vocab: usize) {
-    let (logits, mut weights, mut token) = (values(vocab), vec![0.0; vocab], [0]);
+    let (logits, mut weights, mut token) = (values(vocab), vec![0.0; vocab], [0u32]);
     let logits = Tensor::vector(&logits);
     bench.row("sampling greedy", [1, vocab], 1, || {
         sampling::greedy(logits, TensorMut::column(&mut token)).unwrap();
