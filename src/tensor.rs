@@ -107,6 +107,13 @@ impl Place {
         Place { ptr, cols: range.len(), ..*self }
     }
 
+    fn reshape(&self, rows: usize, cols: usize) -> Self {
+        let [from, to] = [[self.rows, self.cols], [rows, cols]];
+        let dense = self.row_stride == self.cols || self.rows <= 1;
+        assert!(dense && self.rows * self.cols == rows * cols, "{from:?} seen as {to:?}");
+        Place { rows, cols, row_stride: cols, ..*self }
+    }
+
     fn check<T: Element>(&self) {
         assert!(self.dtype == T::DTYPE, "a {:?} view read as {:?}", self.dtype, T::DTYPE);
         assert!(self.device == Device::Cpu, "memory of {} touched from the host", self.device);
@@ -218,6 +225,12 @@ impl<'a> Tensor<'a> {
         Tensor { place: self.place.cols(range), _memory: PhantomData }
     }
 
+    /// The same elements, row after row, in another shape. Panics when the view has gaps between rows
+    /// or another number of elements.
+    pub fn reshape(&self, rows: usize, cols: usize) -> Tensor<'a> {
+        Tensor { place: self.place.reshape(rows, cols), _memory: PhantomData }
+    }
+
     /// Row `i` as a slice. Panics when `T` is not the view's element type.
     pub fn row<T: Element>(&self, i: usize) -> &'a [T] {
         self.place.check::<T>();
@@ -316,6 +329,12 @@ impl<'a> TensorMut<'a> {
         )
     }
 
+    /// The same elements, row after row, in another shape. Panics when the view has gaps between rows
+    /// or another number of elements.
+    pub fn reshape(self, rows: usize, cols: usize) -> TensorMut<'a> {
+        TensorMut { place: self.place.reshape(rows, cols), _memory: PhantomData }
+    }
+
     /// Row `i` as a slice. Panics when `T` is not the view's element type.
     pub fn row<T: Element>(&mut self, i: usize) -> &mut [T] {
         self.place.check::<T>();
@@ -397,6 +416,21 @@ mod tests {
         assert_eq!((view.shape(), view.row_stride()), ([3, 2], 5));
         assert_eq!(view.row::<u32>(2), &[17, 18]);
         assert!(!view.is_contiguous() && view.slice_rows(0..1).is_contiguous());
+    }
+
+    #[test]
+    fn a_part_of_a_flat_buffer_becomes_a_matrix() {
+        let mut data: Vec<u32> = (0..20).collect();
+        let flat = Tensor::vector(&data).slice_cols(4..10);
+        assert_eq!(flat.reshape(2, 3).row::<u32>(1), [7, 8, 9]);
+        TensorMut::vector(&mut data).slice_cols(4..10).reshape(3, 2).row::<u32>(2)[0] = 0;
+        assert_eq!(data[6..10], [6, 7, 0, 9]);
+    }
+
+    #[test]
+    #[should_panic(expected = "[2, 3] seen as [3, 2]")]
+    fn a_view_with_gaps_keeps_its_shape() {
+        Tensor::new(&[0u32; 8], 2, 4).slice_cols(1..4).reshape(3, 2);
     }
 
     #[test]

@@ -78,7 +78,8 @@ fn norms(bench: &Bench, r: usize, c: usize) {
     bench.row("rms_norm backward", [r, c], 5, || {
         let (dx, dw) = (TensorMut::new(&mut dx, r, c), Some(TensorMut::vector(&mut dw)));
         let rstd = Tensor::column(&rstd);
-        rms_norm::backward(xt, wt, rstd, xt, dx, dw, Overwrite).unwrap();
+        let partials = TensorMut::vector::<f32>(&mut []);
+        rms_norm::backward(xt, wt, rstd, xt, dx, dw, partials, Overwrite).unwrap();
     });
     bench.row("layer_norm forward", [r, c], 2, || {
         let (mean, rstd) = (TensorMut::column(&mut mean), TensorMut::column(&mut rstd));
@@ -88,7 +89,8 @@ fn norms(bench: &Bench, r: usize, c: usize) {
         let (dw, db) = (Some(TensorMut::vector(&mut dw)), Some(TensorMut::vector(&mut db)));
         let (mean, rstd) = (Tensor::column(&mean), Tensor::column(&rstd));
         let dx = TensorMut::new(&mut dx, r, c);
-        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, Overwrite).unwrap();
+        let partials = TensorMut::vector::<f32>(&mut []);
+        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, partials, Overwrite).unwrap();
     });
 }
 
@@ -141,18 +143,23 @@ fn tokens(bench: &Bench, vocab: usize) {
 fn movements(bench: &Bench, r: usize, c: usize) {
     let (x, mut y) = (values(r * c), vec![0.0; r * c]);
     let index: Vec<u32> = (0..r).map(|i| (i * 7919 % r) as u32).collect();
-    let (xt, index) = (Tensor::new(&x, r, c), Tensor::column(&index));
+    let mut inverse = vec![0; rows::inverse_len(r)];
+    rows::invert(&index, &mut inverse).unwrap();
+    let (xt, index, inverse) =
+        (Tensor::new(&x, r, c), Tensor::column(&index), Tensor::vector(&inverse));
+    let none = Tensor::new::<f32>(&[], 0, c);
     bench.row("embedding forward", [r, c], 2, || {
-        embedding::forward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        embedding::forward(index, xt, none, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("embedding backward", [r, c], 3, || {
-        embedding::backward(index, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        let (dtable, none) = (TensorMut::new(&mut y, r, c), TensorMut::new::<f32>(&mut [], 0, c));
+        embedding::backward(inverse, xt, Some(dtable), none, r).unwrap();
     });
     bench.row("rows gather", [r, c], 2, || {
         rows::gather(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("rows scatter", [r, c], 2, || {
-        rows::scatter(xt, index, TensorMut::new(&mut y, r, c)).unwrap();
+        rows::scatter(xt, inverse, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("rows add", [r, c], 3, || {
         rows::add(xt, TensorMut::new(&mut y, r, c)).unwrap();

@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::model::adapter::Adapter;
 use crate::model::params::{Gradients, Loader, Weight};
-use crate::ops::{Write, matmul};
+use crate::ops::{Write, column_sums, matmul};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Whether the adapter takes part: the policy is `On`, the reference model is `Off`.
@@ -121,8 +121,8 @@ impl Linear {
         du: TensorMut,
         lora: Lora,
     ) -> Result<()> {
-        if let Some(db) = self.bias_gradient(gradients) {
-            matmul::column_sums(dy, db)?;
+        if let Some((Some(db), partials)) = self.bias.as_ref().map(|bias| gradients.of_sum(bias)) {
+            column_sums::add(dy, db, partials)?;
         }
         self.backward_products(values, gradients, x, dy, dx, du, lora)
     }

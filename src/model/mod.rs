@@ -237,12 +237,13 @@ impl Model {
         gradients: &mut [f32],
     ) -> Result<()> {
         ws.check_backward(pack, coefficients)?;
-        let mut gradients = Gradients::new(&self.layout, gradients)?;
         let (t, r, layers) = (pack.tokens.len(), pack.head_rows.len(), self.blocks.len());
 
         // d h = c · unit gradient, row by row; then ln_f, back to where the rows came from
         ws.spread_coefficients(&pack.branch_offsets, coefficients);
-        let Workspace { head, residuals, tables, blocks, decoder, .. } = &mut *ws;
+        let Workspace { head, residuals, tables, blocks, decoder, partials, .. } = ws;
+        let Workspace { vision, sources, inverse, .. } = ws;
+        let mut gradients = Gradients::new(&self.layout, gradients, partials.view_mut())?;
         let decoder = decoder.as_mut().expect("check_backward saw a workspace for backward");
         let d_h = head.d_h.as_mut().expect("a workspace for backward has d_h");
         let (factors, values) = (head.factors.head(r), &self.values[..]);
@@ -254,7 +255,7 @@ impl Model {
         rows::scale(d_h.head_mut(r), factors)?;
         let (x, weight, rstd) = (head.x.head(r), self.ln_f.view(values), head.rstd.head(r));
         let mut d_rows = head.d_x.head_mut(r);
-        let d_ln = gradients.of(&self.ln_f);
+        let (d_ln, partials) = gradients.of_sum(&self.ln_f);
         rms_norm::backward(
             x,
             weight,
@@ -262,11 +263,13 @@ impl Model {
             d_h.head(r),
             d_rows.reborrow(),
             d_ln,
+            partials,
             Write::Overwrite,
         )?;
         let mut d = decoder.d.head_mut(t);
         d.fill(0.0f32);
-        rows::scatter_add(d_rows.as_ref(), Tensor::column(&pack.head_rows), d.reborrow())?;
+        let head_rows = inverse_of(&pack.head_rows, inverse)?;
+        rows::scatter_add(d_rows.as_ref(), head_rows, d.reborrow())?;
 
         let shared = tables.shared(values, &pack.positions, lora);
         for (n, block) in self.blocks.iter().enumerate().rev() {
@@ -279,29 +282,28 @@ impl Model {
             block.backward(&shared, &mut gradients, x, keep, scratch, d.reborrow(), below)?;
         }
         debug_assert_eq!(residuals.len(), layers + 1);
-        self.backward_inputs(ws, pack, &mut gradients)
-    }
-
-    /// Embedding, resampler and vision tower, from the gradient of the decoder's input.
-    fn backward_inputs(
-        &self,
-        ws: &mut Workspace,
-        pack: &Pack,
-        gradients: &mut Gradients,
-    ) -> Result<()> {
         if !matches!(self.trainable, Trainable::Full | Trainable::All) {
             return Ok(());
         }
-        let (t, n, values) = (pack.tokens.len(), pack.images.len(), &self.values[..]);
-        let Workspace { decoder, vision, .. } = ws;
-        let mut d = decoder.as_mut().expect("a workspace for backward").d.head_mut(t);
-        let slots = Tensor::column(&pack.image_rows);
+        let sources = inverse_of(sources, inverse)?;
+        self.backward_inputs(vision, pack, sources, d.as_ref(), &mut gradients)
+    }
+
+    /// Embedding, resampler and vision tower, from the gradient `d` of the decoder's input, whose rows
+    /// came from where the inverse index `sources` says.
+    fn backward_inputs(
+        &self,
+        vision: &mut VisionWorkspace,
+        pack: &Pack,
+        sources: Tensor,
+        d: Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        let (n, values) = (pack.images.len(), &self.values[..]);
         let trained = vision.trained.as_mut().expect("a workspace that trains the resampler");
-        rows::gather(d.as_ref(), slots, trained.d_features.head_mut(pack.image_rows.len()))?;
-        pack.image_rows.iter().for_each(|&row| d.row::<f32>(row as usize).fill(0.0));
-        if let Some(d_wte) = gradients.of(&self.wte) {
-            embedding::backward(Tensor::column(&pack.tokens), d.as_ref(), d_wte)?;
-        }
+        let d_features = trained.d_features.head_mut(pack.image_rows.len());
+        let d_wte = gradients.of(&self.wte);
+        embedding::backward(sources, d, d_wte, d_features, self.wte.rows())?;
         if n == 0 {
             return Ok(());
         }
@@ -344,10 +346,10 @@ impl Model {
         mut caches: Option<&mut [LayerCache]>,
     ) -> Result<()> {
         let (t, values) = (pack.tokens.len(), &self.values[..]);
-        let (ids, slots) = (Tensor::column(&pack.tokens), Tensor::column(&pack.image_rows));
-        embedding::forward(ids, self.wte.view(values), ws.residuals[0].head_mut(t))?;
-        self.splice(ws, images, slots)?;
-        let Workspace { residuals, tables, blocks, .. } = ws;
+        self.gather_features(ws, images)?;
+        let Workspace { residuals, tables, blocks, features, sources, .. } = ws;
+        let (sources, features) = (Tensor::column(sources), features.head(pack.image_rows.len()));
+        embedding::forward(sources, self.wte.view(values), features, residuals[0].head_mut(t))?;
         let (buffers, kept) = (residuals.len(), blocks.len());
         let shared = tables.shared(values, &pack.positions, lora);
         for (n, block) in self.blocks.iter().enumerate() {
@@ -358,20 +360,18 @@ impl Model {
         Ok(())
     }
 
-    /// Replaces the rows `slots` of the decoder's input by the features of `images`.
-    fn splice(&self, ws: &mut Workspace, images: Images, slots: Tensor) -> Result<()> {
+    /// `ws.features` = those of `images`, one image after another.
+    fn gather_features(&self, ws: &mut Workspace, images: Images) -> Result<()> {
         let q = self.config.visual.n_queries;
         match images {
-            Images::Pixels([]) | Images::Features([]) => Ok(()),
             Images::Pixels(pixels) => {
-                let mut features = ws.features.head_mut(pixels.len() * q);
-                self.encode_images(&mut ws.vision, pixels, features.reborrow())?;
-                rows::scatter(features.as_ref(), slots, ws.residuals[0].view_mut())
+                let features = ws.features.head_mut(pixels.len() * q);
+                self.encode_images(&mut ws.vision, pixels, features)
             }
             Images::Features(features) => {
-                for (i, features) in features.iter().enumerate() {
-                    let slots = slots.slice_rows(i * q..(i + 1) * q);
-                    rows::scatter(*features, slots, ws.residuals[0].view_mut())?;
+                for (i, image) in features.iter().enumerate() {
+                    let own = i * q..(i + 1) * q;
+                    rows::copy(*image, ws.features.view_mut().slice_rows(own))?;
                 }
                 Ok(())
             }
@@ -381,4 +381,11 @@ impl Model {
     fn eps(&self) -> f32 {
         self.config.layer_norm_epsilon
     }
+}
+
+/// The inverse of `index`, made in `scratch`.
+fn inverse_of<'a>(index: &[u32], scratch: &'a mut Vec<u32>) -> Result<Tensor<'a>> {
+    scratch.resize(rows::inverse_len(index.len()), 0);
+    rows::invert(index, scratch)?;
+    Ok(Tensor::vector(scratch))
 }

@@ -4,7 +4,7 @@
 use std::ops::AddAssign;
 
 use crate::device::cpu;
-use crate::tensor::{Tensor, TensorMut};
+use crate::tensor::TensorMut;
 
 /// Partial sums kept side by side, so that additions of one sum do not wait for each other.
 const LANES: usize = 32;
@@ -105,22 +105,6 @@ pub(crate) fn columns(
             }
             for (o, t) in out.row::<f32>(0).iter_mut().zip(&total) {
                 *o += t;
-            }
-        },
-    );
-}
-
-/// `out[index[i]] += rows[i]` in the order of `i`, columns in parallel.
-pub(crate) fn add_rows_at(index: Tensor<'_>, rows: Tensor<'_>, out: TensorMut<'_>) {
-    cpu::par_cols(
-        out,
-        COLS_PER_TASK,
-        #[inline(always)]
-        |first, mut out| {
-            let cols = first..first + out.cols();
-            for i in 0..rows.rows() {
-                let to = index.row::<u32>(i)[0] as usize;
-                add(out.row::<f32>(to), &rows.row::<f32>(i)[cols.clone()]);
             }
         },
     );

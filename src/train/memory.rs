@@ -10,7 +10,7 @@
 //!
 //! It is what the CUDA step will allocate as one arena; today whole steps run on the CPU, whose buffers
 //! are the same ones in f32. Not in it: the driver's own context, the 32 MiB of scratch for cuBLASLt,
-//! and tables of a few kilobytes that kernels will bring along (tile lists, partial sums).
+//! and tables of a few kilobytes that kernels will bring along (tile lists).
 
 use crate::data::plan::Plan as Batches;
 use crate::data::shard::Dataset;
@@ -22,6 +22,7 @@ use crate::model::config::ModelConfig;
 use crate::model::names::{self, Part};
 use crate::model::params::{Layout, Trainable};
 use crate::model::{Budget, Sizes, Workspace};
+use crate::ops::rows;
 use crate::tensor::DType;
 use crate::train::choices::Vision;
 use crate::train::config::Config;
@@ -50,7 +51,7 @@ pub fn plan(config: &Config) -> Result<Plan> {
     for name in ["values", "gradients", "exp_avg", "exp_avg_sq"] {
         plan.add(format!("trained {name}"), DType::F32, 1, len);
     }
-    let pack = pack(&model, budget, cached);
+    let pack = pack(&model, trainable, budget, cached);
     for slot in 0..SLOTS {
         plan.append(&format!("slot {slot} "), &pack);
     }
@@ -93,17 +94,15 @@ fn weights(plan: &mut Plan, model: &ModelConfig, targets: &[Target], r: usize, p
 }
 
 /// What a pack within `budget` brings.
-fn pack(model: &ModelConfig, budget: Budget, cached: bool) -> Plan {
+fn pack(model: &ModelConfig, trainable: Trainable, budget: Budget, cached: bool) -> Plan {
     let Budget { tokens: t, images, head_rows: r, .. } = budget;
     let (visual, mut plan) = (&model.visual, Plan::default());
-    for (name, rows) in [
-        ("tokens", t),
-        ("positions", t),
-        ("image_rows", images * visual.n_queries),
-        ("head_rows", r),
-        ("targets", r),
-    ] {
+    for (name, rows) in [("sources", t), ("positions", t), ("head_rows", r), ("targets", r)] {
         plan.add(name, DType::U32, rows, 1);
+    }
+    plan.add("head_rows inverse", DType::U32, 1, rows::inverse_len(r));
+    if matches!(trainable, Trainable::Full | Trainable::All) {
+        plan.add("sources inverse", DType::U32, 1, rows::inverse_len(t));
     }
     plan.add("segments", DType::U32, t, SEGMENT);
     match cached {

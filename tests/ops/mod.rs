@@ -3,11 +3,13 @@
 mod activation;
 mod adamw;
 mod attention;
+mod column_sums;
 mod embedding;
 mod grad_norm;
 mod interpolate;
 mod layer_norm;
 mod log_ratio;
+mod lora;
 mod matmul;
 mod patch_embed;
 mod rms_norm;

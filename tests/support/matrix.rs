@@ -5,7 +5,7 @@ use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use silkie::device::{Buffer, Device};
-use silkie::tensor::{DType, Tensor, TensorMut};
+use silkie::tensor::{DType, Element, Tensor, TensorMut};
 
 /// The value around a strided matrix: a NaN nobody computes, so that reading it shows in the
 /// result and writing it shows in [`Matrix::values`].
@@ -79,9 +79,22 @@ impl Place {
         Matrix { buffer, cols, left }
     }
 
+    /// Elements of any type, row by row: indices, tables.
+    pub fn buffer<T: Element>(self, data: &[T], rows: usize, cols: usize) -> Buffer {
+        let mut buffer = Buffer::on(self.device, T::DTYPE, rows, cols).unwrap();
+        buffer.upload(Tensor::new(data, rows, cols)).unwrap();
+        buffer
+    }
+
     /// Seeded values, uniform in -1..1.
     pub fn random(self, rows: usize, cols: usize, lay: Lay, seed: u64) -> Matrix {
         self.matrix(&random(rows * cols, seed), rows, cols, lay)
+    }
+
+    /// Scratch of `n` f32 for a kernel, NaN everywhere, guarded; on the CPU empty.
+    pub fn scratch(self, n: usize) -> Matrix {
+        let n = if self.device == Device::Cpu { 0 } else { n };
+        self.of(DType::F32).poisoned(1, n, Lay::Strided)
     }
 
     /// An output before the op ran: NaN everywhere.

@@ -48,7 +48,7 @@ fn everything_a_run_holds_is_planned_once() {
     assert_eq!((qkv.dtype, qkv.shape, qkv.bytes), (DType::Bf16, [tokens, 3 * d], tokens * 6 * d));
     assert_eq!(span(&plan, &format!("block {last} h_2")).shape, [tokens, d + 2 * 4]);
     assert_eq!(span(&plan, "head logits").dtype, DType::F32);
-    assert_eq!(span(&plan, "slot 1 tokens").shape, [tokens, 1]);
+    assert_eq!(span(&plan, "slot 1 sources").shape, [tokens, 1]);
     let lora_b = span(&plan, "weights transformer.h.0.attn.c_attn.weight");
     assert_eq!((lora_b.dtype, lora_b.shape), (DType::Bf16, [3 * d, d + 4]));
 }

@@ -16,7 +16,7 @@ mod cuda;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
-use crate::ops::matmul;
+use crate::ops::column_sums;
 use crate::tensor::{Tensor, TensorMut};
 
 /// `x`, `y`: `[rows, cols]` T. Overwrites `y`.
@@ -52,7 +52,8 @@ pub fn gelu_backward(
     match x.device() {
         Device::Cpu => {
             cpu::gelu_backward(x, dy, dx.reborrow());
-            dbias.map_or(Ok(()), |dbias| matmul::column_sums(dx.as_ref(), dbias))
+            let none = TensorMut::vector::<f32>(&mut []);
+            dbias.map_or(Ok(()), |dbias| column_sums::add(dx.as_ref(), dbias, none))
         }
         Device::Cuda(cuda) => cuda::gelu_backward(cuda, x, dy, dx, dbias),
     }

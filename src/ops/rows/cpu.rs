@@ -1,6 +1,6 @@
-//! Rows on the CPU. Scatters run in parallel over columns, so that rows named twice keep their
-//! order.
+//! Rows on the CPU. Scatters run in parallel over columns: every task walks all segments.
 
+use super::inverse;
 use crate::device::cpu::{par_cols, par_rows};
 use crate::ops::{reduce, rows_per_chunk};
 use crate::tensor::{Tensor, TensorMut};
@@ -14,18 +14,30 @@ pub(super) fn gather(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) {
     });
 }
 
-pub(super) fn scatter(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) {
+pub(super) fn scatter(src: Tensor<'_>, inverse: Tensor<'_>, dst: TensorMut<'_>) {
     par_cols(dst, reduce::COLS_PER_TASK, |first, mut dst| {
         let cols = first..first + dst.cols();
-        for i in 0..src.rows() {
-            let to = index.row::<u32>(i)[0] as usize;
-            dst.row::<f32>(to).copy_from_slice(&src.row::<f32>(i)[cols.clone()]);
+        for (to, sources) in inverse::segments(inverse) {
+            let last = sources[sources.len() - 1] as usize;
+            dst.row::<f32>(to).copy_from_slice(&src.row::<f32>(last)[cols.clone()]);
         }
     });
 }
 
-pub(super) fn scatter_add(src: Tensor<'_>, index: Tensor<'_>, dst: TensorMut<'_>) {
-    reduce::add_rows_at(index, src, dst);
+pub(super) fn scatter_add(src: Tensor<'_>, inverse: Tensor<'_>, dst: TensorMut<'_>) {
+    par_cols(
+        dst,
+        reduce::COLS_PER_TASK,
+        #[inline(always)]
+        |first, mut dst| {
+            let cols = first..first + dst.cols();
+            for (to, sources) in inverse::segments(inverse) {
+                for &from in sources {
+                    reduce::add(dst.row(to), &src.row::<f32>(from as usize)[cols.clone()]);
+                }
+            }
+        },
+    );
 }
 
 pub(super) fn scale(x: TensorMut<'_>, factors: Tensor<'_>) {

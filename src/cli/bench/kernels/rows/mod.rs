@@ -3,6 +3,11 @@
 //! One file per op lists its rows; an op without a row here is neither timed nor held to its bars.
 
 mod activation;
+mod column_sums;
+mod embedding;
+mod layer_norm;
+mod lora;
+mod movements;
 mod optimizer;
 mod rms_norm;
 mod rope;
@@ -16,6 +21,8 @@ use crate::tensor::{DType, Tensor};
 
 /// f32 and bf16.
 pub const ACTIVATIONS: &[DType] = &[DType::F32, DType::Bf16];
+/// bf16 alone.
+pub const BF16: &[DType] = &[DType::Bf16];
 /// f32 alone.
 pub const F32: &[DType] = &[DType::F32];
 
@@ -62,8 +69,18 @@ impl Row {
 
 /// Of all ops, in the order of `src/ops`.
 pub fn all() -> Vec<Row> {
-    let ops =
-        [rms_norm::rows(), rope::rows(), activation::rows(), sampling::rows(), optimizer::rows()];
+    let ops = [
+        column_sums::rows(),
+        rms_norm::rows(),
+        layer_norm::rows(),
+        rope::rows(),
+        activation::rows(),
+        embedding::rows(),
+        movements::rows(),
+        sampling::rows(),
+        lora::rows(),
+        optimizer::rows(),
+    ];
     ops.into_iter().flatten().collect()
 }
 
@@ -139,6 +156,13 @@ impl On {
     pub fn indices(self, indices: &[u32]) -> Result<Buffer> {
         let mut buffer = Buffer::on(self.device, DType::U32, indices.len(), 1)?;
         buffer.upload(Tensor::column(indices))?;
+        Ok(buffer)
+    }
+
+    /// A row of u32.
+    pub fn table(self, values: &[u32]) -> Result<Buffer> {
+        let mut buffer = Buffer::on(self.device, DType::U32, 1, values.len())?;
+        buffer.upload(Tensor::vector(values))?;
         Ok(buffer)
     }
 
