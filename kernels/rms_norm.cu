@@ -1,26 +1,27 @@
 // rms_norm.cu — root-mean-square normalisation over the last axis, after adding the residual.
 //   forward    h = x + residual        r = rsqrt(mean(h²) + eps)        y = h · r · w
 //   backward   g = dy · w      dh (+)= r · (g − h · r² · mean(g · h))      dw += Σ_rows dy · h · r
-// x residual h y dy dh [rows, cols] T    w [cols] T    r [rows] f32    dw [cols] f32
+// x residual h y dy dh [rows, cols] T    w [cols] T    r [rows] f32
+// partials [⌈rows / 64⌉, cols] f32: dw of the rows of a block; column_sums.cu adds them to dw.
 // Rows of T, and w, start at multiples of 16 bytes and are whole packs of 16 bytes.
 // Without a residual (null) h is x and is not written.
-// Sums in f32, in a fixed order. h is rounded to T and the statistics are taken of what was rounded,
-// as the next reader of h sees it; y and dh are rounded once. |h| must stay below 1e18.
-// A column of dw is summed by one block, 64 rows side by side, then over those: no atomics.
+// Sums in f32, in a fixed order, no atomics. h is rounded to T and the statistics are taken of what
+// was rounded, as the next reader of h sees it; y and dh are rounded once. |h| must stay below 1e18.
 // Forward moves 2·rows·cols·sizeof(T) bytes (4 with a residual) at 4 FLOP an element: memory bound.
 //   8192 × 4096 bf16 = 134 MB, floor 28 us at 4.8 TB/s (H200).
-// Backward moves 3 (4 when it adds) at 9 FLOP: 201 MB, 42 us. dw another 2 at 3 FLOP: 28 us.
-// A block per row. Rows of up to 16 KiB (backward: 8 KiB) stay in registers, of longer ones the rest
-// is read again. Launched by src/ops/rms_norm/cuda.rs; reference in cpu.rs.
+// Backward moves 3 (4 when it adds) at 9 FLOP: 201 MB, 42 us. With dw 3 FLOP more in the same pass.
+// A block takes 16 rows one after the other, with dw 64, and a thread the same pack of columns of
+// each: w is read once and stays in a register, as do the sums of dw. The next rows are loaded
+// before these are summed. What a row has beyond a pack for each of 1024 threads is read twice.
+// Launched by src/ops/rms_norm/cuda.rs; reference in cpu.rs.
+#include "common/columns.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
 
 namespace {
 
-constexpr int kThreads = 256;
-// Packs of a row that a thread keeps in registers: 4 × 16 bytes × 256 threads = 16 KiB of a row.
-// The loops over what is beyond are not unrolled: they are rare, and their registers would spill.
-constexpr int kKept = 4;
+// Rows that `forward` loads, sums and stores at a time.
+constexpr int kAtOnce = 2;
 
 template <typename T>
 struct Forward {
@@ -31,23 +32,42 @@ struct Forward {
     T* y;
     float* rstd;
     long long x_stride, residual_stride, h_stride, y_stride, rstd_stride; // elements between rows
-    int cols;
+    int rows, cols;
+    int chunk; // rows of a block
     float eps;
 };
-static_assert(sizeof(Forward<float>) == 96, "as in Rust");
+static_assert(sizeof(Forward<float>) == 104, "as in Rust");
 
-// The part of row `row` at column `col`, the residual added, and written to h where there is one.
+// What is added up at one column of a row.
+struct Terms {
+    uint4 x, residual;
+};
+
 template <typename T>
-__device__ __forceinline__ Pack<T> load_sum(const Forward<T>& p, long long row, int col) {
-    Pack<T> pack = load_pack(p.x + row * p.x_stride + col);
-    if (p.residual == nullptr) return pack;
-    const Pack<T> other = load_pack(p.residual + row * p.residual_stride + col);
+__device__ __forceinline__ Terms
+load_terms(const Forward<T>& p, bool there, long long row, int col) {
+    Terms terms{};
+    if (!there) return terms;
+    terms.x = load_words(p.x + row * p.x_stride + col);
+    if (p.residual != nullptr) {
+        terms.residual = load_words(p.residual + row * p.residual_stride + col);
+    }
+    return terms;
+}
+
+// h = x + residual, written where there is a residual.
+template <typename T>
+__device__ __forceinline__ Pack<T>
+add_residual(const Forward<T>& p, long long row, int col, const Terms& terms) {
+    Pack<T> h = as_pack<T>(terms.x);
+    if (p.residual == nullptr) return h;
+    const Pack<T> residual = as_pack<T>(terms.residual);
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
-        pack.at[i] = from_float<T>(to_float(pack.at[i]) + to_float(other.at[i]));
+        h.at[i] = from_float<T>(to_float(h.at[i]) + to_float(residual.at[i]));
     }
-    store_pack(p.h + row * p.h_stride + col, pack);
-    return pack;
+    store_pack(p.h + row * p.h_stride + col, h);
+    return h;
 }
 
 template <typename T>
@@ -62,9 +82,8 @@ __device__ __forceinline__ float sum_of_squares(const Pack<T>& pack) {
 }
 
 template <typename T>
-__device__ __forceinline__ void
-scale(const Forward<T>& p, long long row, int col, const Pack<T>& h, float r) {
-    const Pack<T> weight = load_pack(p.weight + col);
+__device__ __forceinline__ void store_scaled(
+    const Forward<T>& p, long long row, int col, const Pack<T>& h, const Pack<T>& weight, float r) {
     Pack<T> y;
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
@@ -75,39 +94,59 @@ scale(const Forward<T>& p, long long row, int col, const Pack<T>& h, float r) {
 
 template <typename T>
 __device__ __forceinline__ void forward(const Forward<T>& p) {
-    __shared__ float partial[kThreads / kWarp];
-    const long long row = blockIdx.x;
-    const int first = threadIdx.x * kPack<T>;
-    constexpr int kStep = kThreads * kPack<T>;
-    Pack<T> kept[kKept];
-    float sum = 0.0f;
+    __shared__ Pack<float, kAtOnce> partial[2][kMaxThreads<T> / kWarp];
+    const int first = blockIdx.x * p.chunk;
+    const int end = chunk_end(first, p.chunk, p.rows);
+    const int col = threadIdx.x * kPack<T>;
+    const int step = blockDim.x * kPack<T>;
+    const bool held = col < p.cols;
+    const uint4 weight = held ? load_words(p.weight + col) : uint4{};
+    Terms next[kAtOnce];
 #pragma unroll
-    for (int k = 0; k < kKept; ++k) {
-        const int col = first + k * kStep;
-        if (col < p.cols) {
-            kept[k] = load_sum(p, row, col);
-            sum += sum_of_squares(kept[k]);
+    for (int i = 0; i < kAtOnce; ++i) {
+        next[i] = load_terms(p, held && first + i < end, first + i, col);
+    }
+#pragma unroll 1
+    for (int row = first; row < end; row += kAtOnce) {
+        uint4 h[kAtOnce];
+        float sum[kAtOnce] = {};
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+            const Terms terms = next[i];
+            const int later = row + kAtOnce + i;
+            next[i] = load_terms(p, held && later < end, later, col);
+            if (row + i >= end) continue;
+            if (held) {
+                const Pack<T> pack = add_residual(p, row + i, col, terms);
+                sum[i] = sum_of_squares(pack);
+                h[i] = as_words(pack);
+            }
+#pragma unroll 1
+            for (int far = col + step; far < p.cols; far += step) {
+                const Terms terms = load_terms(p, true, row + i, far);
+                sum[i] += sum_of_squares(add_residual(p, row + i, far, terms));
+            }
         }
-    }
-#pragma unroll 1
-    for (int col = first + kKept * kStep; col < p.cols; col += kStep) {
-        sum += sum_of_squares(load_sum(p, row, col));
-    }
-    const float r = rsqrtf(block_sum<kThreads>(sum, partial) / p.cols + p.eps);
-    if (threadIdx.x == 0) p.rstd[row * p.rstd_stride] = r;
+        block_sums(sum, partial[(row - first) / kAtOnce % 2]);
 #pragma unroll
-    for (int k = 0; k < kKept; ++k) {
-        const int col = first + k * kStep;
-        if (col < p.cols) scale(p, row, col, kept[k], r);
-    }
-    const T* h = p.residual == nullptr ? p.x + row * p.x_stride : p.h + row * p.h_stride;
+        for (int i = 0; i < kAtOnce; ++i) {
+            if (row + i >= end) continue;
+            const float r = rsqrtf(sum[i] / p.cols + p.eps);
+            if (threadIdx.x == 0) p.rstd[(row + i) * p.rstd_stride] = r;
+            if (held) store_scaled(p, row + i, col, as_pack<T>(h[i]), as_pack<T>(weight), r);
+            // h as this very thread read or wrote it above
+            const T* again =
+                p.residual == nullptr ? p.x + (row + i) * p.x_stride : p.h + (row + i) * p.h_stride;
 #pragma unroll 1
-    for (int col = first + kKept * kStep; col < p.cols; col += kStep) {
-        scale(p, row, col, load_pack(h + col), r); // what this very thread wrote above
+            for (int far = col + step; far < p.cols; far += step) {
+                const Pack<T> weight = load_pack(p.weight + far);
+                store_scaled(p, row + i, far, load_pack(again + far), weight, r);
+            }
+        }
     }
 }
 
-// dh of `backward`; h as the forward kernel left it.
+// h and rstd as the forward kernel left them.
 template <typename T>
 struct Backward {
     const T* h;
@@ -115,16 +154,33 @@ struct Backward {
     const float* rstd;
     const T* dy;
     T* dh;
+    float* partials;                                       // of dw
     long long h_stride, rstd_stride, dy_stride, dh_stride; // elements between rows
-    int cols;
-    int adds; // to dh, else overwrites it
+    int rows, cols;
+    int chunk; // rows of a block
+    int adds;  // to dh, else overwrites it
 };
-static_assert(sizeof(Backward<float>) == 80, "as in Rust");
+static_assert(sizeof(Backward<float>) == 96, "as in Rust");
+
+// What backward reads of a row at one column.
+struct Row {
+    uint4 h, dy, dh;
+};
+
+template <typename T>
+__device__ __forceinline__ Row load_row(const Backward<T>& p, bool there, int row, int col) {
+    Row part{};
+    if (!there) return part;
+    part.h = load_words(p.h + row * p.h_stride + col);
+    part.dy = load_words(p.dy + row * p.dy_stride + col);
+    if (p.adds) part.dh = load_words(p.dh + row * p.dh_stride + col);
+    return part;
+}
 
 // Σ g · (h · r): r taken in first, since h · r is of order one and h may not be.
 template <typename T>
-__device__ __forceinline__ float
-dot(const Pack<T>& h, const Pack<T>& weight, const Pack<T>& dy, float r) {
+__device__ __forceinline__ float dot(const Row& row, const Pack<T>& weight, float r) {
+    const Pack<T> h = as_pack<T>(row.h), dy = as_pack<T>(row.dy);
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
@@ -136,140 +192,105 @@ dot(const Pack<T>& h, const Pack<T>& weight, const Pack<T>& dy, float r) {
 
 // dh (+)= r · (g − h · r · along), with along = r · mean(g · h)
 template <typename T>
-__device__ __forceinline__ void store_gradient(const Backward<T>& p,
-                                               T* dh,
-                                               const Pack<T>& h,
-                                               const Pack<T>& weight,
-                                               const Pack<T>& dy,
-                                               float r,
-                                               float along) {
-    Pack<T> pack{};
-    if (p.adds) pack = load_pack(dh);
+__device__ __forceinline__ void store_gradient(
+    const Backward<T>& p, T* at, const Row& row, const Pack<T>& weight, float r, float along) {
+    const Pack<T> h = as_pack<T>(row.h), dy = as_pack<T>(row.dy);
+    Pack<T> dh = as_pack<T>(row.dh);
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
         const float g = to_float(dy.at[i]) * to_float(weight.at[i]);
         const float gradient = r * (g - to_float(h.at[i]) * r * along);
-        pack.at[i] = from_float<T>(p.adds ? to_float(pack.at[i]) + gradient : gradient);
+        dh.at[i] = from_float<T>(p.adds ? to_float(dh.at[i]) + gradient : gradient);
     }
-    store_pack(dh, pack);
+    store_pack(at, dh);
 }
 
+// dw += dy · (h · r)
 template <typename T>
-__device__ __forceinline__ void backward(const Backward<T>& p) {
-    __shared__ float partial[kThreads / kWarp];
-    const long long row = blockIdx.x;
-    const T* h = p.h + row * p.h_stride;
-    const T* dy = p.dy + row * p.dy_stride;
-    T* dh = p.dh + row * p.dh_stride;
-    const float r = p.rstd[row * p.rstd_stride];
-    const int first = threadIdx.x * kPack<T>;
-    constexpr int kStep = kThreads * kPack<T>;
-    // Half as many as forward: two tensors are kept.
-    Pack<T> kept_h[kKept / 2], kept_dy[kKept / 2];
-    float sum = 0.0f;
-#pragma unroll
-    for (int k = 0; k < kKept / 2; ++k) {
-        const int col = first + k * kStep;
-        if (col < p.cols) {
-            kept_h[k] = load_pack(h + col);
-            kept_dy[k] = load_pack(dy + col);
-            sum += dot(kept_h[k], load_pack(p.weight + col), kept_dy[k], r);
-        }
-    }
-#pragma unroll 1
-    for (int col = first + kKept / 2 * kStep; col < p.cols; col += kStep) {
-        sum += dot(load_pack(h + col), load_pack(p.weight + col), load_pack(dy + col), r);
-    }
-    const float along = block_sum<kThreads>(sum, partial) / p.cols;
-#pragma unroll
-    for (int k = 0; k < kKept / 2; ++k) {
-        const int col = first + k * kStep;
-        if (col < p.cols) {
-            const Pack<T> weight = load_pack(p.weight + col);
-            store_gradient(p, dh + col, kept_h[k], weight, kept_dy[k], r, along);
-        }
-    }
-#pragma unroll 1
-    for (int col = first + kKept / 2 * kStep; col < p.cols; col += kStep) {
-        const Pack<T> weight = load_pack(p.weight + col);
-        store_gradient(p, dh + col, load_pack(h + col), weight, load_pack(dy + col), r, along);
-    }
-}
-
-// Packs of columns and rows that a block of `backward_weight` reads at a time: 64 bytes of a row
-// make whole sectors, and narrow blocks are many.
-constexpr int kWide = 4;
-constexpr int kTall = kThreads / kWide;
-
-template <typename T>
-struct BackwardWeight {
-    const T* h;
-    const float* rstd;
-    const T* dy;
-    float* dweight;
-    long long h_stride, rstd_stride, dy_stride; // elements between rows
-    int rows, cols;
-};
-static_assert(sizeof(BackwardWeight<float>) == 64, "as in Rust");
-
-template <typename T>
-__device__ __forceinline__ void backward_weight(const BackwardWeight<T>& p) {
-    constexpr int kCols = kWide * kPack<T>;
-    __shared__ float partial[kTall][kCols];
-    const int first = blockIdx.x * kCols;
-    const int at = threadIdx.x % kWide * kPack<T>;
-    float sum[kPack<T>] = {};
-    if (first + at < p.cols) {
-#pragma unroll 4
-        for (long long row = threadIdx.x / kWide; row < p.rows; row += kTall) {
-            const Pack<T> h = load_pack(p.h + row * p.h_stride + first + at);
-            const Pack<T> dy = load_pack(p.dy + row * p.dy_stride + first + at);
-            const float r = p.rstd[row * p.rstd_stride];
-#pragma unroll
-            for (int i = 0; i < kPack<T>; ++i) {
-                sum[i] = fmaf(to_float(dy.at[i]), to_float(h.at[i]) * r, sum[i]);
-            }
-        }
-    }
+__device__ __forceinline__ void add_weight(float (&dweight)[kPack<T>], const Row& row, float r) {
+    const Pack<T> h = as_pack<T>(row.h), dy = as_pack<T>(row.dy);
 #pragma unroll
     for (int i = 0; i < kPack<T>; ++i) {
-        partial[threadIdx.x / kWide][at + i] = sum[i];
+        dweight[i] = fmaf(to_float(dy.at[i]), to_float(h.at[i]) * r, dweight[i]);
     }
-    __syncthreads(); // sums of all rows before their reads
-    const int col = threadIdx.x;
-    if (col >= kCols || first + col >= p.cols) return;
-    float total = 0.0f;
-    for (int row = 0; row < kTall; ++row) {
-        total += partial[row][col];
+}
+
+template <typename T, bool kWeight>
+__device__ __forceinline__ void backward(const Backward<T>& p) {
+    __shared__ Pack<float, 1> partial[2][kMaxThreads<T> / kWarp];
+    __shared__ float rstd[kMaxChunk];
+    const int first = blockIdx.x * p.chunk;
+    const int end = chunk_end(first, p.chunk, p.rows);
+    const int col = threadIdx.x * kPack<T>;
+    const int step = blockDim.x * kPack<T>;
+    const bool held = col < p.cols;
+    const uint4 weight = held ? load_words(p.weight + col) : uint4{};
+    float dweight[kPack<T>] = {};
+    Row next = load_row(p, held, first, col);
+    for (int row = first + threadIdx.x; row < end; row += blockDim.x) {
+        rstd[row - first] = p.rstd[row * p.rstd_stride];
     }
-    p.dweight[first + col] += total;
+    __syncthreads(); // rstd of all rows before their reads
+#pragma unroll 1
+    for (int row = first; row < end; ++row) {
+        const Row now = next;
+        next = load_row(p, held && row + 1 < end, row + 1, col);
+        const float r = rstd[row - first];
+        float sum[1] = {dot(now, as_pack<T>(weight), r)};
+#pragma unroll 1
+        for (int far = col + step; far < p.cols; far += step) {
+            sum[0] += dot(load_row(p, true, row, far), load_pack(p.weight + far), r);
+        }
+        block_sums(sum, partial[row % 2]);
+        const float along = sum[0] / p.cols;
+        T* dh = p.dh + row * p.dh_stride;
+        if (held) store_gradient(p, dh + col, now, as_pack<T>(weight), r, along);
+        if (kWeight) add_weight<T>(dweight, now, r);
+#pragma unroll 1
+        for (int far = col + step; far < p.cols; far += step) {
+            const Row again = load_row(p, true, row, far);
+            store_gradient(p, dh + far, again, load_pack(p.weight + far), r, along);
+        }
+    }
+    if (!kWeight) return;
+    float* partials = p.partials + blockIdx.x * (long long)p.cols;
+    const int warp_col = threadIdx.x / kWarp * kWarp * kPack<T>;
+    store_columns<T>(partials + warp_col, dweight, p.cols - warp_col);
+#pragma unroll 1
+    for (int far = step; far < p.cols; far += step) {
+        float dweight[kPack<T>] = {};
+#pragma unroll 1
+        for (int row = first; row < end; ++row) {
+            const Row part = load_row(p, far + col < p.cols, row, far + col);
+            add_weight<T>(dweight, part, rstd[row - first]);
+        }
+        store_columns<T>(partials + far + warp_col, dweight, p.cols - far - warp_col);
+    }
 }
 
 } // namespace
 
-// A block per row.
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kMaxThreads<float>, kMinBlocks<float>)
 rms_norm_forward_f32(const __grid_constant__ Forward<float> p) {
     forward(p);
 }
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kMaxThreads<__nv_bfloat16>, kMinBlocks<__nv_bfloat16>)
 rms_norm_forward_bf16(const __grid_constant__ Forward<__nv_bfloat16> p) {
     forward(p);
 }
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kMaxThreads<float>, kMinBlocks<float>)
 rms_norm_backward_f32(const __grid_constant__ Backward<float> p) {
-    backward(p);
+    backward<float, false>(p);
 }
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kMaxThreads<__nv_bfloat16>, kMinBlocks<__nv_bfloat16>)
 rms_norm_backward_bf16(const __grid_constant__ Backward<__nv_bfloat16> p) {
-    backward(p);
+    backward<__nv_bfloat16, false>(p);
 }
-// A block per kWide packs of columns.
-extern "C" __global__ void __launch_bounds__(kThreads)
-rms_norm_backward_weight_f32(const __grid_constant__ BackwardWeight<float> p) {
-    backward_weight(p);
+extern "C" __global__ void __launch_bounds__(kMaxThreads<float>)
+rms_norm_backward_weight_f32(const __grid_constant__ Backward<float> p) {
+    backward<float, true>(p);
 }
-extern "C" __global__ void __launch_bounds__(kThreads)
-rms_norm_backward_weight_bf16(const __grid_constant__ BackwardWeight<__nv_bfloat16> p) {
-    backward_weight(p);
+extern "C" __global__ void __launch_bounds__(kMaxThreads<__nv_bfloat16>)
+rms_norm_backward_weight_bf16(const __grid_constant__ Backward<__nv_bfloat16> p) {
+    backward<__nv_bfloat16, true>(p);
 }

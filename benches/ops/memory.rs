@@ -6,6 +6,7 @@ use silkie::ops::Write::Overwrite;
 use silkie::ops::adamw::{self, AdamW, Part};
 use silkie::ops::grad_norm::{Step, Verdict};
 use silkie::ops::rope::{self, Table};
+use silkie::ops::sampling::{self, Nucleus};
 use silkie::ops::{activation, embedding, grad_norm, layer_norm, rms_norm, rows};
 use silkie::tensor::{Tensor, TensorMut};
 
@@ -20,6 +21,7 @@ pub fn run(filter: &str) {
         pointwise(&bench, tokens, width);
         movements(&bench, tokens, width);
     }
+    tokens(&bench, 151_936);
     flat(&bench, 1 << 24);
 }
 
@@ -76,7 +78,8 @@ fn norms(bench: &Bench, r: usize, c: usize) {
     bench.row("rms_norm backward", [r, c], 5, || {
         let (dx, dw) = (TensorMut::new(&mut dx, r, c), Some(TensorMut::vector(&mut dw)));
         let rstd = Tensor::column(&rstd);
-        rms_norm::backward(xt, wt, rstd, xt, dx, dw, Overwrite).unwrap();
+        let partials = TensorMut::vector::<f32>(&mut []);
+        rms_norm::backward(xt, wt, rstd, xt, dx, dw, partials, Overwrite).unwrap();
     });
     bench.row("layer_norm forward", [r, c], 2, || {
         let (mean, rstd) = (TensorMut::column(&mut mean), TensorMut::column(&mut rstd));
@@ -86,7 +89,8 @@ fn norms(bench: &Bench, r: usize, c: usize) {
         let (dw, db) = (Some(TensorMut::vector(&mut dw)), Some(TensorMut::vector(&mut db)));
         let (mean, rstd) = (Tensor::column(&mean), Tensor::column(&rstd));
         let dx = TensorMut::new(&mut dx, r, c);
-        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, Overwrite).unwrap();
+        let partials = TensorMut::vector::<f32>(&mut []);
+        layer_norm::backward(xt, wt, mean, rstd, xt, dx, dw, db, partials, Overwrite).unwrap();
     });
 }
 
@@ -97,7 +101,7 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
         activation::gelu(xt, TensorMut::new(&mut y, r, c)).unwrap();
     });
     bench.row("activation gelu_backward", [r, c], 3, || {
-        activation::gelu_backward(xt, xt, TensorMut::new(&mut y, r, c)).unwrap();
+        activation::gelu_backward(xt, xt, TensorMut::new(&mut y, r, c), None).unwrap();
     });
     let ran = bench.row("activation swiglu", [r, c], 3, || {
         activation::swiglu(xt, xt, TensorMut::new(&mut y, r, c)).unwrap();
@@ -108,13 +112,32 @@ fn pointwise(bench: &Bench, r: usize, c: usize) {
     }
     bench.row("activation swiglu_backward", [r, c], 5, || {
         let (da, db) = (TensorMut::new(&mut y, r, c), TensorMut::new(&mut z, r, c));
-        activation::swiglu_backward(xt, xt, xt, da, db).unwrap();
+        activation::swiglu_backward(xt, xt, xt, da, db, None).unwrap();
     });
     let (table, positions) = (Table::new(128, r, 10_000.0, 1.0), (0..r as u32).collect::<Vec<_>>());
     bench.row("rope forward", [r, c], 2, || {
         let (qk, positions) = (TensorMut::new(&mut z, r, c), Tensor::column(&positions));
         rope::forward(qk, positions, table.view(), None, 128).unwrap();
     });
+}
+
+fn tokens(bench: &Bench, vocab: usize) {
+    let (logits, mut weights, mut token) = (values(vocab), vec![0.0; vocab], [0u32]);
+    let logits = Tensor::vector(&logits);
+    bench.row("sampling greedy", [1, vocab], 1, || {
+        sampling::greedy(logits, TensorMut::column(&mut token)).unwrap();
+    });
+    let (nucleus, uniform) = (Nucleus { temperature: 0.1, top_p: 0.9 }, [0.0]);
+    let ran = bench.row("sampling nucleus", [1, vocab], 12, || {
+        let (weights, token) = (TensorMut::vector(&mut weights), TensorMut::column(&mut token));
+        let uniform = Tensor::column::<f64>(&uniform);
+        sampling::nucleus(logits, nucleus.view(), uniform, weights, token).unwrap();
+    });
+    if ran {
+        let largest = logits.elements::<f32>().iter().fold(f32::MIN, |m, &x| m.max(x));
+        let chosen = logits.elements::<f32>()[token[0] as usize];
+        close("sampling nucleus", chosen, largest.into(), 1.0);
+    }
 }
 
 fn movements(bench: &Bench, r: usize, c: usize) {

@@ -39,6 +39,25 @@ __device__ __forceinline__ Pack<T, kCount> load_pack(const T* at) {
     return *reinterpret_cast<const Pack<T, kCount>*>(at);
 }
 
+// The same 16 bytes as words. What waits for the next turn of a loop waits so: of a pack of bf16 the
+// compiler keeps every element in a register of its own.
+template <typename T>
+__device__ __forceinline__ uint4 load_words(const T* at) {
+    return *reinterpret_cast<const uint4*>(at);
+}
+
+template <typename T>
+__device__ __forceinline__ Pack<T> as_pack(uint4 words) {
+    // Opaque: else it would keep for this use what it made of the words for an earlier one.
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+    return reinterpret_cast<const Pack<T>&>(words);
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 as_words(const Pack<T>& pack) {
+    return reinterpret_cast<const uint4&>(pack);
+}
+
 template <typename T, int kCount>
 __device__ __forceinline__ void store_pack(T* at, const Pack<T, kCount>& pack) {
     *reinterpret_cast<Pack<T, kCount>*>(at) = pack;

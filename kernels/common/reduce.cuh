@@ -1,6 +1,8 @@
 // reduce.cuh — sums over a warp and over a block, in a fixed order: the same bytes every time.
 #pragma once
 
+#include "pack.cuh"
+
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
@@ -33,4 +35,26 @@ __device__ __forceinline__ T sum_of_warps(T x, T* partial) {
 template <int kThreads, typename T>
 __device__ __forceinline__ T block_sum(T x, T* partial) {
     return sum_of_warps<kThreads>(warp_sum(x), partial);
+}
+
+// Every thread gets, in `x`, the kCount sums over a block of whole warps; all threads must call.
+// `partial` holds a pack per warp. One barrier: two calls that follow each other take two of them in
+// turn, so that the second's barrier lies between the reads of the first and the writes of a third.
+template <int kCount>
+__device__ __forceinline__ void block_sums(float (&x)[kCount], Pack<float, kCount>* partial) {
+    Pack<float, kCount> sums;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+        sums.at[i] = warp_sum(x[i]);
+        x[i] = 0.0f;
+    }
+    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = sums;
+    __syncthreads(); // sums of all warps before their reads
+    for (int warp = 0; warp < blockDim.x / kWarp; ++warp) {
+        sums = partial[warp];
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            x[i] += sums.at[i];
+        }
+    }
 }

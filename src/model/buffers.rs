@@ -43,6 +43,14 @@ impl Buffers<'_> {
         self.buffer(name, DType::F32, rows, cols)
     }
 
+    /// One row of `n` f32 for what kernels sum block by block; the CPU needs none.
+    pub fn partials(&mut self, n: usize) -> Buffer {
+        match self.plan {
+            Some(_) if n > 0 => self.f32("partials", 1, n),
+            _ => Buffer::f32(0, 0),
+        }
+    }
+
     fn buffer(&mut self, name: &str, planned: DType, rows: usize, cols: usize) -> Buffer {
         match &mut self.plan {
             Some(plan) => {

@@ -227,15 +227,16 @@ impl Block {
         let gate = keep.gate.head(t);
         let (a, b) = (gate.slice_cols(0..f), gate.slice_cols(f..2 * f));
         let (mut d_a, mut d_b) = scratch.d_gate.head_mut(t).split_cols(f);
-        activation::swiglu_backward(a, b, d_s.as_ref(), d_a.reborrow(), d_b.reborrow())?;
+        activation::swiglu_backward(a, b, d_s.as_ref(), d_a.reborrow(), d_b.reborrow(), None)?;
         let mut d_h = scratch.d_h.head_mut(t);
         let dx = overwrite(d_h.reborrow());
         self.w1.backward(values, gradients, h_2, d_a.as_ref(), dx, d_u.head_mut(t), lora)?;
         let dx = Some((d_h.reborrow(), Write::Accumulate));
         self.w2.backward(values, gradients, h_2, d_b.as_ref(), dx, d_u.head_mut(t), lora)?;
         let (x_2, rstd, weight) = (keep.x_2.head(t), keep.rstd_2.head(t), self.ln_2.view(values));
-        let (d_h, dw) = (d_h.as_ref(), gradients.of(&self.ln_2));
-        rms_norm::backward(x_2, weight, rstd, d_h, d.reborrow(), dw, Write::Accumulate)?;
+        let (d_h, (dw, partials)) = (d_h.as_ref(), gradients.of_sum(&self.ln_2));
+        let write = Write::Accumulate;
+        rms_norm::backward(x_2, weight, rstd, d_h, d.reborrow(), dw, partials, write)?;
 
         // x2 = x + c_proj(o);  o = attention(q, k, v)
         let o = keep.o.head(t);
@@ -277,8 +278,8 @@ impl Block {
         let dx = overwrite(d_h.reborrow());
         self.c_attn.backward(values, gradients, h_1, d_qkv.as_ref(), dx, d_u.head_mut(t), lora)?;
         let (rstd, weight) = (keep.rstd_1.head(t), self.ln_1.view(values));
-        let (d_h, dw) = (d_h.as_ref(), gradients.of(&self.ln_1));
-        rms_norm::backward(x, weight, rstd, d_h, d, dw, Write::Accumulate)
+        let (d_h, (dw, partials)) = (d_h.as_ref(), gradients.of_sum(&self.ln_1));
+        rms_norm::backward(x, weight, rstd, d_h, d, dw, partials, Write::Accumulate)
     }
 
     fn w1_width(&self) -> usize {

@@ -13,7 +13,8 @@ use crate::model::workspace::{Budget, Purpose, Workspace};
 use crate::model::{Images, Lora, Model, RopeMode};
 use crate::ops::attention::Segment;
 use crate::ops::rows;
-use crate::tensor::Tensor;
+use crate::ops::sampling::{self, Nucleus};
+use crate::tensor::{Tensor, TensorMut};
 
 /// Keys and values of one block, `[capacity, hidden]` each, filled from the front.
 pub struct LayerCache {
@@ -58,7 +59,7 @@ impl Sampling {
     /// A chooser of tokens; holds the random state.
     pub fn sampler(self) -> Sampler {
         let seed = if let Sampling::Nucleus { seed, .. } = self { seed } else { 0 };
-        Sampler { sampling: self, rng: ChaCha8Rng::seed_from_u64(seed), order: Vec::new() }
+        Sampler { sampling: self, rng: ChaCha8Rng::seed_from_u64(seed), weights: Vec::new() }
     }
 }
 
@@ -66,36 +67,25 @@ impl Sampling {
 pub struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
-    order: Vec<(f32, u32)>,
+    weights: Vec<f32>,
 }
 
 impl Sampler {
-    /// The next token for `logits` `[vocab]`.
-    pub fn choose(&mut self, logits: &[f32]) -> u32 {
-        let best = |best: (f32, u32), (i, &x): (usize, &f32)| {
-            if x > best.0 { (x, i as u32) } else { best }
-        };
-        let (max, argmax) = logits.iter().enumerate().fold((f32::NEG_INFINITY, 0), best);
-        let Sampling::Nucleus { temperature, top_p, .. } = self.sampling else { return argmax };
-
-        self.order.clear();
-        let weight = |x: f32| ((x - max) / temperature).exp();
-        self.order.extend(logits.iter().enumerate().map(|(i, &x)| (weight(x), i as u32)));
-        self.order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let total: f64 = self.order.iter().map(|&(w, _)| f64::from(w)).sum();
-        let (mut kept, mut mass) = (0, 0.0);
-        while kept < self.order.len() && (kept == 0 || mass < f64::from(top_p) * total) {
-            mass += f64::from(self.order[kept].0);
-            kept += 1;
-        }
-        let mut left = self.rng.random::<f64>() * mass;
-        for &(w, token) in &self.order[..kept] {
-            left -= f64::from(w);
-            if left < 0.0 {
-                return token;
+    /// The next token for `logits` `[vocab]`. Errors: those of [`sampling`].
+    pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+        let mut token = [0];
+        let (logits, chosen) = (Tensor::vector(logits), TensorMut::column(&mut token));
+        match self.sampling {
+            Sampling::Greedy => sampling::greedy(logits, chosen)?,
+            Sampling::Nucleus { temperature, top_p, .. } => {
+                self.weights.resize(logits.cols(), 0.0);
+                let weights = TensorMut::vector(&mut self.weights);
+                let (nucleus, uniform) = (Nucleus { temperature, top_p }, [self.rng.random()]);
+                let uniform = Tensor::vector::<f64>(&uniform);
+                sampling::nucleus(logits, nucleus.view(), uniform, weights, chosen)?;
             }
         }
-        self.order[..kept].last().map_or(argmax, |&(_, token)| token)
+        Ok(token[0])
     }
 }
 
@@ -191,13 +181,13 @@ impl<'m> Generator<'m> {
         if max_new_tokens == 0 {
             return Ok(written);
         }
-        let mut token = sampler.choose(self.start(prompt, images)?);
+        let mut token = sampler.choose(self.start(prompt, images)?)?;
         while !stop.contains(&token) {
             written.push(token);
             if !on_token(token) || written.len() == max_new_tokens {
                 break;
             }
-            token = sampler.choose(self.step(token)?);
+            token = sampler.choose(self.step(token)?)?;
         }
         Ok(written)
     }

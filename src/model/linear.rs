@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::model::adapter::Adapter;
 use crate::model::params::{Gradients, Loader, Weight};
-use crate::ops::{Write, matmul};
+use crate::ops::{Write, column_sums, matmul};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Whether the adapter takes part: the policy is `On`, the reference model is `Off`.
@@ -121,13 +121,32 @@ impl Linear {
         du: TensorMut,
         lora: Lora,
     ) -> Result<()> {
+        if let Some((Some(db), partials)) = self.bias.as_ref().map(|bias| gradients.of_sum(bias)) {
+            column_sums::add(dy, db, partials)?;
+        }
+        self.backward_products(values, gradients, x, dy, dx, du, lora)
+    }
+
+    /// The gradient of the bias where it is trained, to be added to.
+    pub fn bias_gradient<'g>(&self, gradients: &'g mut Gradients) -> Option<TensorMut<'g>> {
+        self.bias.as_ref().and_then(|bias| gradients.of(bias))
+    }
+
+    /// [`backward`](Self::backward) without the bias, whose gradient came out of the pass that gave dy.
+    pub fn backward_products(
+        &self,
+        values: &[f32],
+        gradients: &mut Gradients,
+        x: Tensor,
+        dy: Tensor,
+        dx: Option<(TensorMut, Write)>,
+        du: TensorMut,
+        lora: Lora,
+    ) -> Result<()> {
         let inputs = self.inputs();
         let columns = x.slice_cols(0..inputs);
         if let Some(dw) = gradients.of(&self.weight) {
             matmul::tn(dy, columns, dw, 1.0, Write::Accumulate)?;
-        }
-        if let Some(db) = self.bias.as_ref().and_then(|bias| gradients.of(bias)) {
-            matmul::column_sums(dy, db)?;
         }
         let adapted = self.lora.as_ref().filter(|_| lora == Lora::On);
         let mut du = du.slice_cols(0..adapted.map_or(0, |pair| pair.a.rows()));

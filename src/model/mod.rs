@@ -237,12 +237,13 @@ impl Model {
         gradients: &mut [f32],
     ) -> Result<()> {
         ws.check_backward(pack, coefficients)?;
-        let mut gradients = Gradients::new(&self.layout, gradients)?;
         let (t, r, layers) = (pack.tokens.len(), pack.head_rows.len(), self.blocks.len());
 
         // d h = c · unit gradient, row by row; then ln_f, back to where the rows came from
         ws.spread_coefficients(&pack.branch_offsets, coefficients);
-        let Workspace { head, residuals, tables, blocks, decoder, inverse, .. } = &mut *ws;
+        let Workspace { head, residuals, tables, blocks, decoder, partials, .. } = ws;
+        let Workspace { vision, sources, inverse, .. } = ws;
+        let mut gradients = Gradients::new(&self.layout, gradients, partials.view_mut())?;
         let decoder = decoder.as_mut().expect("check_backward saw a workspace for backward");
         let d_h = head.d_h.as_mut().expect("a workspace for backward has d_h");
         let (factors, values) = (head.factors.head(r), &self.values[..]);
@@ -254,7 +255,7 @@ impl Model {
         rows::scale(d_h.head_mut(r), factors)?;
         let (x, weight, rstd) = (head.x.head(r), self.ln_f.view(values), head.rstd.head(r));
         let mut d_rows = head.d_x.head_mut(r);
-        let d_ln = gradients.of(&self.ln_f);
+        let (d_ln, partials) = gradients.of_sum(&self.ln_f);
         rms_norm::backward(
             x,
             weight,
@@ -262,6 +263,7 @@ impl Model {
             d_h.head(r),
             d_rows.reborrow(),
             d_ln,
+            partials,
             Write::Overwrite,
         )?;
         let mut d = decoder.d.head_mut(t);
@@ -280,25 +282,27 @@ impl Model {
             block.backward(&shared, &mut gradients, x, keep, scratch, d.reborrow(), below)?;
         }
         debug_assert_eq!(residuals.len(), layers + 1);
-        self.backward_inputs(ws, pack, &mut gradients)
-    }
-
-    /// Embedding, resampler and vision tower, from the gradient of the decoder's input.
-    fn backward_inputs(
-        &self,
-        ws: &mut Workspace,
-        pack: &Pack,
-        gradients: &mut Gradients,
-    ) -> Result<()> {
         if !matches!(self.trainable, Trainable::Full | Trainable::All) {
             return Ok(());
         }
-        let (t, n, values) = (pack.tokens.len(), pack.images.len(), &self.values[..]);
-        let Workspace { decoder, vision, sources, inverse, .. } = ws;
-        let d = decoder.as_ref().expect("a workspace for backward").d.head(t);
+        let sources = inverse_of(sources, inverse)?;
+        self.backward_inputs(vision, pack, sources, d.as_ref(), &mut gradients)
+    }
+
+    /// Embedding, resampler and vision tower, from the gradient `d` of the decoder's input, whose rows
+    /// came from where the inverse index `sources` says.
+    fn backward_inputs(
+        &self,
+        vision: &mut VisionWorkspace,
+        pack: &Pack,
+        sources: Tensor,
+        d: Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        let (n, values) = (pack.images.len(), &self.values[..]);
         let trained = vision.trained.as_mut().expect("a workspace that trains the resampler");
         let d_features = trained.d_features.head_mut(pack.image_rows.len());
-        let (sources, d_wte) = (inverse_of(sources, inverse)?, gradients.of(&self.wte));
+        let d_wte = gradients.of(&self.wte);
         embedding::backward(sources, d, d_wte, d_features, self.wte.rows())?;
         if n == 0 {
             return Ok(());

@@ -66,7 +66,8 @@ impl Norm {
         write: Write,
     ) -> Result<()> {
         let (mean, rstd) = (stats.mean.head(x.rows()), stats.rstd.head(x.rows()));
-        let (dw, db) = gradients.of_both(&self.weight, &self.bias);
-        layer_norm::backward(x, self.weight.view(values), mean, rstd, dy, dx, dw, db, write)
+        let (dw, db, partials) = gradients.of_norm(&self.weight, &self.bias);
+        let weight = self.weight.view(values);
+        layer_norm::backward(x, weight, mean, rstd, dy, dx, dw, db, partials, write)
     }
 }

@@ -219,35 +219,46 @@ impl<'a> Loader<'a> {
 /// The flat gradient buffer, seen tensor by tensor. Frozen tensors have none.
 pub struct Gradients<'a> {
     flat: &'a mut [f32],
+    partials: TensorMut<'a>,
 }
 
 impl<'a> Gradients<'a> {
-    /// Views of `flat`, which has [`Layout::len`] elements.
-    pub fn new(layout: &Layout, flat: &'a mut [f32]) -> Result<Self> {
+    /// Views of `flat`, which has [`Layout::len`] elements; `partials` is scratch for what kernels sum
+    /// over rows, on the CPU empty.
+    pub fn new(layout: &Layout, flat: &'a mut [f32], partials: TensorMut<'a>) -> Result<Self> {
         if flat.len() != layout.len() {
             let message =
                 format!("gradients has {} elements, expected {}", flat.len(), layout.len());
             return Err(Error::argument("model::backward", message));
         }
-        Ok(Gradients { flat })
+        Ok(Gradients { flat, partials })
     }
 
     /// The gradient of `weight`, if it is trained.
     pub fn of(&mut self, weight: &Weight) -> Option<TensorMut<'_>> {
-        let Source::Trained(offset) = weight.source else { return None };
-        let (rows, cols) = (weight.rows, weight.cols);
-        Some(TensorMut::new(&mut self.flat[offset..offset + rows * cols], rows, cols))
+        self.of_sum(weight).0
     }
 
-    /// The gradients of a weight and of the bias that follows it in the layout.
-    pub fn of_both(
+    /// The gradient of a vector, if it is trained, and scratch for the rows that it is the sum of.
+    pub fn of_sum(&mut self, weight: &Weight) -> (Option<TensorMut<'_>>, TensorMut<'_>) {
+        let partials = self.partials.reborrow();
+        let Source::Trained(offset) = weight.source else { return (None, partials) };
+        let (rows, cols) = (weight.rows, weight.cols);
+        let gradient = &mut self.flat[offset..offset + rows * cols];
+        (Some(TensorMut::new(gradient, rows, cols)), partials)
+    }
+
+    /// The gradients of a norm's weight and of the bias that follows it in the layout, if they are
+    /// trained, and scratch for the rows that they are sums of.
+    pub fn of_norm(
         &mut self,
         weight: &Weight,
         bias: &Weight,
-    ) -> (Option<TensorMut<'_>>, Option<TensorMut<'_>>) {
+    ) -> (Option<TensorMut<'_>>, Option<TensorMut<'_>>, TensorMut<'_>) {
+        let partials = self.partials.reborrow();
         let (Source::Trained(first), Source::Trained(second)) = (&weight.source, &bias.source)
         else {
-            return (None, None);
+            return (None, None, partials);
         };
         let (head, tail) = self.flat.split_at_mut(*second);
         let head = &mut head[*first..first + weight.rows * weight.cols];
@@ -255,6 +266,7 @@ impl<'a> Gradients<'a> {
         (
             Some(TensorMut::new(head, weight.rows, weight.cols)),
             Some(TensorMut::new(tail, bias.rows, bias.cols)),
+            partials,
         )
     }
 }

@@ -16,7 +16,7 @@ use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::norm::{Norm, Stats};
 use crate::model::params::{Gradients, Loader, Weight};
 use crate::ops::attention::Segment;
-use crate::ops::{Write, attention, interpolate, matmul, rows};
+use crate::ops::{Write, attention, column_sums, interpolate, matmul, rows};
 use crate::tensor::{Tensor, TensorMut};
 
 /// The resampler's weights.
@@ -311,9 +311,9 @@ impl Resampler {
         if let Some(dw) = gradients.of(&self.in_proj_weight) {
             matmul::tn(dy, x, dw.slice_rows(part.clone()), 1.0, Write::Accumulate)?;
         }
-        match gradients.of(&self.in_proj_bias) {
-            Some(db) => matmul::column_sums(dy, db.slice_cols(part)),
-            None => Ok(()),
+        match gradients.of_sum(&self.in_proj_bias) {
+            (Some(db), partials) => column_sums::add(dy, db.slice_cols(part), partials),
+            (None, _) => Ok(()),
         }
     }
 

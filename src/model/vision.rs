@@ -306,16 +306,12 @@ impl Block {
             d.as_ref(),
             d_gelu.reborrow(),
         )?;
-        activation::gelu_backward(keep.fc.head(t), d_gelu.as_ref(), d_fc.reborrow())?;
+        let (fc, d_bias) = (keep.fc.head(t), self.c_fc.bias_gradient(gradients));
+        activation::gelu_backward(fc, d_gelu.as_ref(), d_fc.reborrow(), d_bias)?;
         let mut d_h = scratch.d_h.head_mut(t);
-        linear_backward(
-            &self.c_fc,
-            values,
-            gradients,
-            keep.h_2.head(t),
-            d_fc.as_ref(),
-            d_h.reborrow(),
-        )?;
+        let dx = Some((d_h.reborrow(), Write::Overwrite));
+        let (h_2, d_fc, none) = (keep.h_2.head(t), d_fc.as_ref(), no_scratch(t));
+        self.c_fc.backward_products(values, gradients, h_2, d_fc, dx, none, Lora::Off)?;
         let (x_2, dy, write) = (keep.x_2.head(t), d_h.as_ref(), Write::Accumulate);
         self.ln_2.backward(values, gradients, x_2, &keep.ln_2, dy, d.reborrow(), write)?;
 
@@ -366,9 +362,13 @@ fn linear_backward(
     dy: Tensor,
     dx: TensorMut,
 ) -> Result<()> {
-    let no_scratch = TensorMut::new::<f32>(&mut [], x.rows(), 0);
     let dx = Some((dx, Write::Overwrite));
-    linear.backward(values, gradients, x, dy, dx, no_scratch, Lora::Off)
+    linear.backward(values, gradients, x, dy, dx, no_scratch(x.rows()), Lora::Off)
+}
+
+/// Where an adapter would keep the gradient of u.
+fn no_scratch(rows: usize) -> TensorMut<'static> {
+    TensorMut::new::<f32>(&mut [], rows, 0)
 }
 
 /// q, k, v of one head of an interleaved `[T, heads · 3 · head_dim]` product.

@@ -11,7 +11,7 @@ use crate::model::resampler::{ResamplerActivations, ResamplerScratch};
 use crate::model::vision::{VisionActivations, VisionScratch};
 use crate::model::{Lora, Model, RopeMode, Sizes};
 use crate::ops::attention::Segment;
-use crate::ops::{embedding, log_ratio, rope};
+use crate::ops::{column_sums, embedding, layer_norm, log_ratio, rms_norm, rope};
 use crate::tensor::Tensor;
 
 /// The largest pack a workspace can take.
@@ -55,6 +55,31 @@ impl Budget {
     }
 }
 
+/// Elements of scratch for the largest of the sums over rows that are gradients of norms and biases.
+fn partials(sizes: Sizes<'_>, budget: Budget) -> usize {
+    let Sizes { config, trainable, .. } = sizes;
+    let visual = &config.visual;
+    let (d, w) = (config.hidden_size, visual.width);
+    let (t, patches) = (budget.tokens, budget.images * visual.patches());
+    let features = patches.max(budget.images * visual.n_queries);
+    let decoder = [
+        rms_norm::partials([t.max(budget.head_rows), d]),
+        column_sums::partials([t, 3 * d]),
+        layer_norm::partials([features, visual.output_dim]),
+        column_sums::partials([features, visual.output_dim]),
+    ];
+    let tower = [
+        layer_norm::partials([patches, w]),
+        column_sums::partials([patches, visual.mlp_width().max(3 * w)]),
+    ];
+    let parts: &[&[usize]] = match (budget.purpose, trainable) {
+        (Purpose::Train, Trainable::Full) => &[&decoder],
+        (Purpose::Train, Trainable::All) => &[&decoder, &tower],
+        _ => &[],
+    };
+    parts.iter().copied().flatten().copied().max().unwrap_or(0)
+}
+
 /// A frozen tower or resampler runs at most this many patches at a time (one image at least).
 const FROZEN_CHUNK_PATCHES: usize = 4096;
 /// Logits of at most this many bytes exist at a time (16 rows at least).
@@ -71,6 +96,8 @@ pub struct Workspace {
     pub(crate) tables: Tables,
     pub(crate) head: Head,
     pub(crate) features: Buffer,
+    /// Scratch for the gradients of norms and biases.
+    pub(crate) partials: Buffer,
     /// Buffers of the vision tower and the resampler.
     pub vision: VisionWorkspace,
     log_probs: Vec<f64>,
@@ -177,6 +204,7 @@ impl Workspace {
             tables: Tables { rope: None, positions: t, logn: Vec::new(), segments: Vec::new() },
             head,
             features,
+            partials: buffers.partials(partials(sizes, budget)),
             vision: VisionWorkspace::with(sizes, budget.images, budget.purpose, vision),
             log_probs: Vec::new(),
             sources: Vec::new(),

@@ -153,6 +153,19 @@ impl Check {
         self.aligned(name, tensor)
     }
 
+    /// On a GPU `tensor` is one row of `n` f32 or more, aligned to 16 bytes; the CPU has no use for it.
+    pub fn scratch(self, name: &str, tensor: Tensor<'_>, n: usize) -> Result<()> {
+        let Device::Cuda(_) = self.device else { return Ok(()) };
+        if n == 0 {
+            return Ok(());
+        }
+        let got = tensor.cols();
+        if got < n {
+            return Err(self.error(format!("{name} has {got} elements, expected {n} or more")));
+        }
+        self.flat(name, tensor, DType::F32, got)
+    }
+
     /// On a GPU the rows of `tensor` start at multiples of 16 bytes.
     fn aligned(self, name: &str, tensor: Tensor<'_>) -> Result<()> {
         let Device::Cuda(_) = self.device else { return Ok(()) };

@@ -3,17 +3,19 @@
 //!
 //! | op | computes | where Qwen-VL has it |
 //! |---|---|---|
-//! | [`matmul`] | `a bᵀ`, `a b`, `aᵀ b`, column sums | every linear layer, its input and weight gradients |
+//! | [`matmul`] | `a bᵀ`, `a b`, `aᵀ b` | every linear layer, its input and weight gradients |
+//! | [`column_sums`] | the sum of the rows of a matrix | gradients of biases |
 //! | [`attention`] | softmax over the keys of a segment, skipping what is masked | trees, vision tower, resampler, decoding |
 //! | [`rms_norm`] | `h / rms(h) · w`, `h = x` or `x + residual` | decoder |
 //! | [`layer_norm`] | `(x − mean) / std · w + b` | vision tower, resampler |
 //! | [`rope`] | q and k turned by their position | decoder |
-//! | [`activation`] | GELU, SwiGLU | the MLPs |
+//! | [`activation`] | GELU, SwiGLU; a bias gradient on the way | the MLPs |
 //! | [`embedding`] | rows of a table by token id, image features in their slots | decoder's input |
 //! | [`rows`] | rows gathered, scattered, scaled, converted, added | scored rows, position embeddings, casts, caches |
 //! | [`patch_embed`] | pixels → normalised patches → width | vision tower's input |
 //! | [`interpolate`] | a grid of vectors at another size | position embeddings |
 //! | [`log_ratio`] | log-probability of each target and its gradient, no `[R, V]` buffer | head and loss |
+//! | [`sampling`] | the most likely token, or one of the most likely | generation |
 //! | [`lora`] | the scaled B of all pairs into the tail columns of their weights | adapted maps, after each step |
 //! | [`adamw`] | one optimizer step of all tensors | training |
 //! | [`grad_norm`] | norm and clipping, the verdict on a step, search for non-finite values | training |
@@ -34,6 +36,8 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub(crate) mod check;
+pub mod column_sums;
+pub(crate) mod columns;
 pub mod embedding;
 pub mod grad_norm;
 pub mod interpolate;
@@ -47,6 +51,7 @@ pub(crate) mod reduce;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+pub mod sampling;
 
 /// What a kernel does with what its output held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //!
 //! It is what the CUDA step will allocate as one arena; today whole steps run on the CPU, whose buffers
 //! are the same ones in f32. Not in it: the driver's own context, the 32 MiB of scratch for cuBLASLt,
-//! and tables of a few kilobytes that kernels will bring along (tile lists, partial sums).
+//! and tables of a few kilobytes that kernels will bring along (tile lists).
 
 use crate::data::plan::Plan as Batches;
 use crate::data::shard::Dataset;

@@ -6,3 +6,4 @@ mod info;
 mod launch;
 mod memory;
 mod staging;
+mod streams;

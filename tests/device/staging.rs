@@ -72,6 +72,32 @@ fn turns_arrive_in_order_and_slots_are_used_again() {
     }
 }
 
+/// The host waits for no result before the last turn, so that fills, copies and kernels may overlap.
+#[test]
+fn turns_that_overlap_arrive_whole() {
+    let Some(cuda) = support::cuda() else { return };
+    let device = Device::Cuda(cuda);
+    let mut ones = Buffer::on(device, DType::Bf16, 4, 1).unwrap();
+    ones.upload(Tensor::new(&[bf16::ONE; 4], 4, 1)).unwrap();
+    for slots in 1..4 {
+        let mut ring = ring(cuda, slots);
+        let sums = (0..10).map(|_| Buffer::on(device, DType::F32, 1, 8).unwrap());
+        let mut sums: Vec<Buffer> = sums.collect();
+        for (turn, sum) in sums.iter_mut().enumerate() {
+            send(&mut ring, turn as u32).unwrap();
+            let received = ring.receive(|_, tensors| {
+                matmul::tn(ones.view(), tensors[2], sum.view_mut(), 0.25, Write::Overwrite)
+            });
+            received.unwrap();
+        }
+        for (turn, sum) in sums.iter().enumerate() {
+            let mut values = [f32::NAN; 8];
+            sum.download(TensorMut::new(&mut values, 1, 8)).unwrap();
+            assert_eq!(values, [turn as f32; 8], "{slots} slots, turn {turn}");
+        }
+    }
+}
+
 #[test]
 fn a_full_and_an_empty_ring_say_so() {
     let Some(cuda) = support::cuda() else { return };
@@ -105,8 +131,7 @@ fn buffers_that_do_not_fit_are_refused() {
     }
 }
 
-/// Who waits for whom, from the emulated driver's log of a process that runs this very test: its
-/// streams run everything at once, so that a missing wait changes no result.
+/// Who waits for whom, from the emulated driver's log of a process that runs this very test.
 #[test]
 fn copies_and_work_wait_for_each_other() {
     const NAME: &str = "device::staging::copies_and_work_wait_for_each_other";

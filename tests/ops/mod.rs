@@ -3,6 +3,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod column_sums;
 mod embedding;
 mod grad_norm;
 mod interpolate;
@@ -14,3 +15,4 @@ mod patch_embed;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sampling;

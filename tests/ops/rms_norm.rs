@@ -71,6 +71,7 @@ struct Outputs {
     rstd: Matrix,
     dh: Matrix,
     dw: Matrix,
+    partials: Matrix,
 }
 
 impl Case {
@@ -97,15 +98,19 @@ impl Case {
         rms_norm::forward(x, residual, w, y.view_mut(), rstd.view_mut(), EPS)?;
         let dh = place.poisoned(rows, cols, lay);
         let dw = place.of(DType::F32).matrix(&vec![0.5; cols], 1, cols, Lay::Dense);
-        Ok(Outputs { h, y, rstd, dh, dw })
+        let partials = place.scratch(rms_norm::partials([rows, cols]));
+        Ok(Outputs { h, y, rstd, dh, dw, partials })
     }
 
+    /// The gradient of the weight is wanted where that of `h` overwrites, with a residual where it is
+    /// added.
     fn backward(&self, inputs: &Inputs, o: &mut Outputs, write: Write) {
         let h = if self.residual { &o.h } else { &inputs.x };
         let (w, dy, dw) = (inputs.w.view(), inputs.dy.view(), Some(o.dw.view_mut()));
-        let dw = dw.filter(|_| write == Write::Overwrite);
-        let (rstd, dh) = (o.rstd.view(), o.dh.view_mut());
-        rms_norm::backward(h.view(), w, rstd, dy, dh, dw, write).unwrap();
+        let dw = dw.filter(|_| self.residual == (write == Write::Accumulate));
+        let (rstd, dh, partials) = (o.rstd.view(), o.dh.view_mut(), o.partials.view_mut());
+        rms_norm::backward(h.view(), w, rstd, dy, dh, dw, partials, write).unwrap();
+        o.partials.values(); // nothing around it was written
     }
 
     fn judge(&self, place: Place) {
@@ -130,13 +135,12 @@ impl Case {
         let bound = if self.cols == 1 { f64::INFINITY } else { 4.0 * BOUND };
         let rounded = |dh: &[f64]| dh.iter().map(|&d| place.round(d)).collect::<Vec<_>>();
         assert_rounded(what("dh"), &o.dh.values(), &dh, &rounded(&dh), bound);
-        let dw: Vec<f64> = dw.iter().map(|d| d + 0.5).collect();
-        assert_close(what("dw"), &o.dw.values(), &dw, 2.0 * BOUND);
-
         let before = o.dh.f64();
         let sums: Vec<f64> = before.iter().zip(&dh).map(|(before, dh)| before + dh).collect();
         self.backward(&inputs, &mut o, Write::Accumulate);
         assert_rounded(what("dh added"), &o.dh.values(), &sums, &rounded(&sums), bound);
+        let dw: Vec<f64> = dw.iter().map(|d| d + 0.5).collect();
+        assert_close(what("dw"), &o.dw.values(), &dw, 2.0 * BOUND);
     }
 
     /// Whether kernels take rows of so many elements.
@@ -145,28 +149,30 @@ impl Case {
     }
 }
 
-/// Odd ones; a row, a column; around a pack of 16 bytes, the 32 columns and 64 rows that a block of
-/// the weight's gradient takes, what a block reads at a time; the width of Qwen-VL, and rows longer
-/// than registers hold.
-const SHAPES: [[usize; 2]; 19] = [
+/// Odd ones; a row, a column; around the rows of a block, without and with the weight's gradient, and
+/// the packs of a warp, in bf16 and f32; around the width of Qwen-VL, which is what a block holds of a
+/// row, and beyond it with more rows than a block's.
+const SHAPES: [[usize; 2]; 21] = [
     [0, 8],
     [1, 1],
     [1, 8],
     [5, 123],
     [67, 33],
+    [15, 248],
+    [16, 256],
+    [17, 264],
+    [31, 124],
+    [32, 128],
+    [33, 132],
     [63, 24],
-    [64, 32],
+    [64, 16],
     [65, 40],
-    [1, 64],
-    [129, 256],
-    [3, 1020],
-    [3, 1028],
-    [2, 2040],
-    [2, 2056],
-    [3, 4096],
+    [129, 64],
+    [3, 4088],
+    [5, 4096],
     [2, 4100],
-    [2, 4104],
-    [2, 8200],
+    [66, 4104],
+    [18, 8200],
     [2, 11008],
 ];
 
@@ -226,6 +232,7 @@ fn neither_threads_nor_another_run_change_a_bit() {
         same_on_any_threads(format!("rms_norm {place:?}"), || {
             let mut o = case.forward(place, &inputs).unwrap();
             case.backward(&inputs, &mut o, Write::Overwrite);
+            case.backward(&inputs, &mut o, Write::Accumulate);
             [o.h, o.y, o.rstd, o.dh, o.dw].map(|part| part.values()).concat()
         });
     }
@@ -254,6 +261,26 @@ fn refuses_what_does_not_fit() {
         refusal(error),
         "rms_norm::forward: residual has shape [1, 3], expected [2, 3] (rows, cols)"
     );
+}
+
+#[test]
+fn sums_of_rows_need_their_scratch() {
+    let Some(cuda) = cuda() else { return };
+    let place = Place { device: Device::Cuda(cuda), dtype: DType::Bf16 };
+    let case = Case { rows: 65, cols: 16, lay: Lay::Dense, scale: 1.0, residual: false };
+    let c = case.inputs(place);
+    let Outputs { rstd, mut dh, mut dw, .. } = case.forward(place, &c).unwrap();
+    let mut partials = place.scratch(31);
+    let (x, w, r, dy) = (c.x.view(), c.w.view(), rstd.view(), c.dy.view());
+    let (dx, dw) = (dh.view_mut(), Some(dw.view_mut()));
+    let write = Write::Overwrite;
+    assert_eq!(
+        refusal(rms_norm::backward(x, w, r, dy, dx, dw, partials.view_mut(), write)),
+        "rms_norm::backward: partials has 31 elements, expected 32 or more"
+    );
+    // a frozen weight has no use for it
+    rms_norm::backward(x, w, r, dy, dh.view_mut(), None, partials.view_mut(), write).unwrap();
+    assert!(partials.values().iter().all(|x| x.is_nan()));
 }
 
 #[test]
@@ -291,5 +318,16 @@ proptest! {
     fn any_shape_agrees(rows in 0usize..40, cols in 2usize..200, strided: bool, residual: bool) {
         let lay = if strided { Lay::Strided } else { Lay::Dense };
         Case { rows, cols, lay, scale: 1.0, residual }.judge(Place::CPU);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+    #[test]
+    fn any_shape_agrees_on_cuda(rows in 0usize..140, packs in 1usize..80, strided: bool, residual: bool) {
+        let lay = if strided { Lay::Strided } else { Lay::Dense };
+        for place in places().into_iter().filter(|place| *place != Place::CPU) {
+            Case { rows, cols: packs * place.pack(), lay, scale: 1.0, residual }.judge(place);
+        }
     }
 }

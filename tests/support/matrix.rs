@@ -91,6 +91,12 @@ impl Place {
         self.matrix(&random(rows * cols, seed), rows, cols, lay)
     }
 
+    /// Scratch of `n` f32 for a kernel, NaN everywhere, guarded; on the CPU empty.
+    pub fn scratch(self, n: usize) -> Matrix {
+        let n = if self.device == Device::Cpu { 0 } else { n };
+        self.of(DType::F32).poisoned(1, n, Lay::Strided)
+    }
+
     /// An output before the op ran: NaN everywhere.
     pub fn poisoned(self, rows: usize, cols: usize, lay: Lay) -> Matrix {
         self.matrix(&vec![f32::NAN; rows * cols], rows, cols, lay)

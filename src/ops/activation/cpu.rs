@@ -41,16 +41,16 @@ pub(super) fn gelu_backward(x: Tensor<'_>, dy: Tensor<'_>, dx: TensorMut<'_>) {
     );
 }
 
-pub(super) fn swiglu(a: Tensor<'_>, b: Tensor<'_>, y: TensorMut<'_>) {
+pub(super) fn swiglu(a: Tensor<'_>, b: Tensor<'_>, s: TensorMut<'_>) {
     par_rows(
-        [y],
+        [s],
         rows_per_chunk(a.cols()),
         #[inline(always)]
-        |first, [mut y]| {
-            for i in 0..y.rows() {
+        |first, [mut s]| {
+            for i in 0..s.rows() {
                 let inputs = a.row::<f32>(first + i).iter().zip(b.row::<f32>(first + i));
-                for (y, (a, b)) in y.row::<f32>(i).iter_mut().zip(inputs) {
-                    *y = a * (b * sigmoid(*b));
+                for (s, (a, b)) in s.row::<f32>(i).iter_mut().zip(inputs) {
+                    *s = a * (b * sigmoid(*b));
                 }
             }
         },
@@ -60,7 +60,7 @@ pub(super) fn swiglu(a: Tensor<'_>, b: Tensor<'_>, y: TensorMut<'_>) {
 pub(super) fn swiglu_backward(
     a: Tensor<'_>,
     b: Tensor<'_>,
-    dy: Tensor<'_>,
+    ds: Tensor<'_>,
     da: TensorMut<'_>,
     db: TensorMut<'_>,
 ) {
@@ -71,12 +71,12 @@ pub(super) fn swiglu_backward(
         |first, [mut da, mut db]| {
             for i in 0..da.rows() {
                 let inputs = a.row::<f32>(first + i).iter().zip(b.row::<f32>(first + i));
-                let inputs = inputs.zip(dy.row::<f32>(first + i));
+                let inputs = inputs.zip(ds.row::<f32>(first + i));
                 let outputs = da.row::<f32>(i).iter_mut().zip(db.row::<f32>(i));
-                for ((da, db), ((a, b), dy)) in outputs.zip(inputs) {
-                    let s = sigmoid(*b);
-                    *da = dy * (b * s);
-                    *db = dy * (a * (s * (1.0 + b * (1.0 - s))));
+                for ((da, db), ((a, b), ds)) in outputs.zip(inputs) {
+                    let gate = sigmoid(*b);
+                    *da = ds * (b * gate);
+                    *db = ds * (a * (gate * (1.0 + b * (1.0 - gate))));
                 }
             }
         },

@@ -13,8 +13,6 @@ use crate::tensor::{DType, Tensor, TensorMut};
 const FEW_ROWS: usize = 4;
 /// Weight rows a task of that path handles.
 const FEW_ROWS_BLOCK: usize = 32;
-/// Columns per task of [`column_sums`].
-const SUM_COLUMNS: usize = 64;
 
 pub(super) fn nt(
     a: Tensor<'_>,
@@ -93,20 +91,4 @@ fn dot<T: Widen>(a: &[f32], b: &[T]) -> f32 {
         width /= 2;
     }
     sums[0]
-}
-
-/// Columns over the cores; each adds its rows in order.
-pub(super) fn column_sums(a: Tensor<'_>, c: TensorMut<'_>) {
-    par_cols(
-        c,
-        SUM_COLUMNS,
-        #[inline(always)]
-        |first, mut c| {
-            let sums = c.row::<f32>(0);
-            for i in 0..a.rows() {
-                let row = &a.row::<f32>(i)[first..first + sums.len()];
-                sums.iter_mut().zip(row).for_each(|(s, x)| *s += x);
-            }
-        },
-    );
 }

@@ -81,18 +81,6 @@ pub fn tn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Wri
     Ok(())
 }
 
-/// `c += Σ_rows a`: the bias gradient of a linear layer. `a [R, N]`, `c [1, N]`, f32.
-///
-/// R·N FLOP, reads `a` once. Errors: a shape or dtype that differs from these.
-pub fn column_sums(a: Tensor<'_>, c: TensorMut<'_>) -> Result<()> {
-    let check = Check::on_cpu("matmul::column_sums");
-    let [r, n] = a.shape();
-    check.f32("a", a, [r, n], "rows, outputs")?;
-    check.f32("c", c.as_ref(), [1, n], "1, outputs")?;
-    cpu::column_sums(a, c);
-    Ok(())
-}
-
 /// The element types of a device.
 struct Types {
     input: &'static [DType],

@@ -1,13 +1,11 @@
 //! RMS normalisation on CUDA: `kernels/rms_norm.cu`.
 
-use super::Residual;
-use crate::device::cuda::{Arguments, Cuda, Grid, KernelName};
+use super::{CHUNK_WEIGHT, Residual};
+use crate::device::cuda::{Arguments, Cuda, KernelName};
 use crate::error::Result;
-use crate::ops::Write;
-use crate::tensor::{DType, Tensor, TensorMut};
-
-/// In f32 and in bf16.
-type Kernels = [KernelName; 2];
+use crate::ops::columns::{Kernels, grid, in_rows, of};
+use crate::ops::{Write, column_sums};
+use crate::tensor::{Tensor, TensorMut};
 
 const FORWARD: Kernels = [KernelName("rms_norm_forward_f32"), KernelName("rms_norm_forward_bf16")];
 const BACKWARD: Kernels =
@@ -15,9 +13,9 @@ const BACKWARD: Kernels =
 const BACKWARD_WEIGHT: Kernels =
     [KernelName("rms_norm_backward_weight_f32"), KernelName("rms_norm_backward_weight_bf16")];
 
-const THREADS: u32 = 256;
-/// Packs of 16 bytes that a block of `backward_weight` is wide.
-const WIDE: usize = 4;
+/// Rows of a block: enough that reading the weight for each block adds 3 % to 256 rows, few enough
+/// that 8192 rows make 512 blocks.
+const CHUNK: usize = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -33,10 +31,12 @@ struct Forward {
     h_stride: i64,
     y_stride: i64,
     rstd_stride: i64,
+    rows: i32,
     cols: i32,
+    chunk: i32,
     eps: f32,
 }
-const _: () = assert!(size_of::<Forward>() == 96);
+const _: () = assert!(size_of::<Forward>() == 104);
 // SAFETY: field by field `Forward` of the kernel file.
 unsafe impl Arguments for Forward {}
 
@@ -48,33 +48,19 @@ struct Backward {
     rstd: *const u8,
     dy: *const u8,
     dh: *mut u8,
+    partials: *mut u8,
     h_stride: i64,
     rstd_stride: i64,
     dy_stride: i64,
     dh_stride: i64,
-    cols: i32,
-    adds: i32,
-}
-const _: () = assert!(size_of::<Backward>() == 80);
-// SAFETY: field by field `Backward` of the kernel file.
-unsafe impl Arguments for Backward {}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BackwardWeight {
-    h: *const u8,
-    rstd: *const u8,
-    dy: *const u8,
-    dweight: *mut u8,
-    h_stride: i64,
-    rstd_stride: i64,
-    dy_stride: i64,
     rows: i32,
     cols: i32,
+    chunk: i32,
+    adds: i32,
 }
-const _: () = assert!(size_of::<BackwardWeight>() == 64);
-// SAFETY: field by field `BackwardWeight` of the kernel file.
-unsafe impl Arguments for BackwardWeight {}
+const _: () = assert!(size_of::<Backward>() == 96);
+// SAFETY: field by field `Backward` of the kernel file.
+unsafe impl Arguments for Backward {}
 
 pub(super) fn forward(
     cuda: Cuda,
@@ -97,7 +83,9 @@ pub(super) fn forward(
         h_stride: 0,
         y_stride: y.row_stride() as i64,
         rstd_stride: rstd.row_stride() as i64,
+        rows: x.rows() as i32,
         cols: x.cols() as i32,
+        chunk: CHUNK as i32,
         eps,
     };
     if let Some(Residual { add, mut h }) = residual {
@@ -106,7 +94,7 @@ pub(super) fn forward(
     }
     // SAFETY: `forward` checked that every pointer covers its rows and columns on this device, in
     // whole packs of this dtype; the views borrow them.
-    unsafe { cuda.launch(of(x.dtype(), &FORWARD), rows(x), &arguments) }
+    unsafe { cuda.launch(of(x.dtype(), &FORWARD), grid(x, CHUNK), &arguments) }
 }
 
 pub(super) fn backward(
@@ -117,47 +105,33 @@ pub(super) fn backward(
     dy: Tensor<'_>,
     mut dh: TensorMut<'_>,
     dweight: Option<TensorMut<'_>>,
+    partials: TensorMut<'_>,
     write: Write,
 ) -> Result<()> {
-    let [h_stride, rstd_stride, dy_stride] = [h, rstd, dy].map(|t| t.row_stride() as i64);
-    let arguments = Backward {
+    let mut arguments = Backward {
         h: h.as_ptr(),
         weight: weight.as_ptr(),
         rstd: rstd.as_ptr(),
         dy: dy.as_ptr(),
         dh: dh.as_mut_ptr(),
-        h_stride,
-        rstd_stride,
-        dy_stride,
+        partials: std::ptr::null_mut(),
+        h_stride: h.row_stride() as i64,
+        rstd_stride: rstd.row_stride() as i64,
+        dy_stride: dy.row_stride() as i64,
         dh_stride: dh.row_stride() as i64,
-        cols: h.cols() as i32,
-        adds: i32::from(write == Write::Accumulate),
-    };
-    // SAFETY: as in `forward`.
-    unsafe { cuda.launch(of(h.dtype(), &BACKWARD), rows(h), &arguments)? };
-    let Some(mut dweight) = dweight else { return Ok(()) };
-    let arguments = BackwardWeight {
-        h: h.as_ptr(),
-        rstd: rstd.as_ptr(),
-        dy: dy.as_ptr(),
-        dweight: dweight.as_mut_ptr(),
-        h_stride,
-        rstd_stride,
-        dy_stride,
         rows: h.rows() as i32,
         cols: h.cols() as i32,
+        chunk: CHUNK as i32,
+        adds: i32::from(write == Write::Accumulate),
     };
-    let blocks = h.cols().div_ceil(WIDE * 16 / h.dtype().size());
-    let grid = Grid::new([blocks as u32, 1, 1], THREADS);
-    // SAFETY: as in `forward`.
-    unsafe { cuda.launch(of(h.dtype(), &BACKWARD_WEIGHT), grid, &arguments) }
-}
-
-/// A block per row.
-fn rows(x: Tensor<'_>) -> Grid {
-    Grid::new([x.rows() as u32, 1, 1], THREADS)
-}
-
-fn of(dtype: DType, [f32, bf16]: &Kernels) -> &KernelName {
-    if dtype == DType::Bf16 { bf16 } else { f32 }
+    let Some(dweight) = dweight else {
+        // SAFETY: as in `forward`.
+        return unsafe { cuda.launch(of(h.dtype(), &BACKWARD), grid(h, CHUNK), &arguments) };
+    };
+    let mut partials = in_rows(partials, h.rows().div_ceil(CHUNK_WEIGHT), h.cols());
+    (arguments.partials, arguments.chunk) = (partials.as_mut_ptr(), CHUNK_WEIGHT as i32);
+    let grid = grid(h, CHUNK_WEIGHT);
+    // SAFETY: as in `forward`; `partials` has a row for each block.
+    unsafe { cuda.launch(of(h.dtype(), &BACKWARD_WEIGHT), grid, &arguments)? };
+    column_sums::cuda::add_whole(cuda, partials.as_ref(), dweight)
 }

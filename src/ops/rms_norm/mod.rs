@@ -18,6 +18,10 @@ use crate::ops::Write;
 use crate::ops::check::Check;
 use crate::tensor::{Tensor, TensorMut};
 
+/// Rows that a kernel sums the weight's gradient of before it joins the others: with fewer, what is
+/// written and read of those sums counts; with more, 8192 rows leave multiprocessors idle.
+const CHUNK_WEIGHT: usize = 64;
+
 /// What is added before the norm, and where the sum goes.
 pub struct Residual<'a> {
     /// `[rows, cols]` T.
@@ -58,12 +62,18 @@ pub fn forward(
     Ok(())
 }
 
+/// Elements of `partials` on a GPU for `h` of this shape; the CPU needs none.
+pub fn partials([rows, cols]: [usize; 2]) -> usize {
+    rows.div_ceil(CHUNK_WEIGHT) * cols
+}
+
 /// `h`, `dy`, `dh`: `[rows, cols]` T; `weight`: `[1, cols]` T; `dweight`: `[1, cols]` f32; `rstd`:
-/// `[rows, 1]` f32 as [`forward`] left it, of the same `h`.
+/// `[rows, 1]` f32 as [`forward`] left it, of the same `h`; `partials`: scratch, where there is a
+/// `dweight` one row of at least [`partials`] f32, on the CPU empty.
 ///
 /// Writes `dh` as `write` says, adds to `dweight` unless the weight is frozen (`None`). 9 FLOP per
-/// element and 3 more for `dweight`; reads `h` and `dy` twice, writes `dh` once. Errors: as
-/// [`forward`].
+/// element and 3 more for `dweight`; reads `h` and `dy` once (the CPU twice), writes `dh` once.
+/// Errors: as [`forward`].
 pub fn backward(
     h: Tensor<'_>,
     weight: Tensor<'_>,
@@ -71,6 +81,7 @@ pub fn backward(
     dy: Tensor<'_>,
     dh: TensorMut<'_>,
     dweight: Option<TensorMut<'_>>,
+    partials: TensorMut<'_>,
     write: Write,
 ) -> Result<()> {
     let check = Check::on(h.device(), "rms_norm::backward");
@@ -83,10 +94,13 @@ pub fn backward(
     wide("dh", dh.as_ref())?;
     if let Some(dweight) = &dweight {
         check.f32("dweight", dweight.as_ref(), [1, cols], "1, cols")?;
+        check.scratch("partials", partials.as_ref(), self::partials([rows, cols]))?;
     }
     match h.device() {
         Device::Cpu => cpu::backward(h, weight, rstd, dy, dh, dweight, write),
-        Device::Cuda(cuda) => cuda::backward(cuda, h, weight, rstd, dy, dh, dweight, write)?,
+        Device::Cuda(cuda) => {
+            cuda::backward(cuda, h, weight, rstd, dy, dh, dweight, partials, write)?;
+        }
     }
     Ok(())
 }

@@ -4,28 +4,8 @@ use crate::device::cpu::par_rows;
 use crate::ops::rows_per_chunk;
 use crate::tensor::{Tensor, TensorMut};
 
-pub(super) fn forward(
-    qk: TensorMut<'_>,
-    positions: Tensor<'_>,
-    table: Tensor<'_>,
-    logn: Option<Tensor<'_>>,
-    head_dim: usize,
-) {
-    turn(qk, positions, table, logn, head_dim, 1.0);
-}
-
-pub(super) fn backward(
-    qk: TensorMut<'_>,
-    positions: Tensor<'_>,
-    table: Tensor<'_>,
-    logn: Option<Tensor<'_>>,
-    head_dim: usize,
-) {
-    turn(qk, positions, table, logn, head_dim, -1.0);
-}
-
 /// `direction` is the sign of the angle.
-fn turn(
+pub(super) fn turn(
     qk: TensorMut<'_>,
     positions: Tensor<'_>,
     table: Tensor<'_>,

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ptr::NonNull;
 use std::slice;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use crate::mapping::Mapping;
 use crate::report::Kind;
 
 /// Device address of the first byte of device memory. The host has nothing mapped there, so that a
@@ -32,36 +33,28 @@ pub const PENDING: u8 = 4;
 pub const READ_ONLY: u8 = 8;
 
 /// Bytes and their shadow, mapped together and zero at first: nothing addressable, no page in use.
+///
+/// Kernels' blocks run on several threads and touch the bytes through raw pointers, as a device's threads do; a
+/// kernel that races gets some value, never an invalid one.
 pub struct Region {
-    data: NonNull<u8>,
-    shadow: NonNull<u8>,
-    bytes: usize,
+    data: Mapping,
+    shadow: Mapping,
 }
-
-// SAFETY: a Region owns plain bytes. Kernels' blocks run on several threads and touch them through raw
-// pointers, as a device's threads do; a kernel that races gets some value, never an invalid one.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
 
 impl Region {
     /// Reserves `bytes`; pages cost memory once they are touched. Errors: the system's.
     pub fn reserve(bytes: usize) -> io::Result<Self> {
-        let data = map(bytes)?;
-        let shadow = map(bytes).inspect_err(|_| {
-            // SAFETY: mapped above with this length.
-            unsafe { libc::munmap(data.as_ptr().cast(), bytes.max(1)) };
-        })?;
-        Ok(Region { data, shadow, bytes })
+        Ok(Region { data: Mapping::reserve(bytes)?, shadow: Mapping::reserve(bytes)? })
     }
 
+    #[inline(always)]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.data.bytes()
     }
 
     /// Where byte 0 is on the host.
     pub fn data(&self) -> *mut u8 {
-        self.data.as_ptr()
+        self.data.start().as_ptr()
     }
 
     /// Puts the `N` bytes at `offset`, all of which must hold values when `checked`, into `to`. (Not as a
@@ -73,18 +66,18 @@ impl Region {
         checked: bool,
         to: &mut [u8; N],
     ) -> Result<(), Kind> {
-        if offset.saturating_add(N as u64) > self.bytes as u64 {
+        if offset.saturating_add(N as u64) > self.bytes() as u64 {
             return Err(Kind::OutOfBounds);
         }
         // SAFETY: the bytes lie inside both mappings; `[u8; N]` needs no alignment.
         unsafe {
             if checked {
-                let shadow = self.shadow.add(offset as usize).cast::<[u8; N]>().read();
+                let shadow = self.shadow.start().add(offset as usize).cast::<[u8; N]>().read();
                 if differs(&shadow, !READ_ONLY, ADDRESSABLE | INITIALISED) {
                     return Err(why_not_readable(&shadow));
                 }
             }
-            *to = self.data.add(offset as usize).cast::<[u8; N]>().read();
+            *to = self.data.start().add(offset as usize).cast::<[u8; N]>().read();
         }
         Ok(())
     }
@@ -97,20 +90,20 @@ impl Region {
         value: [u8; N],
         checked: bool,
     ) -> Result<(), Kind> {
-        if offset.saturating_add(N as u64) > self.bytes as u64 {
+        if offset.saturating_add(N as u64) > self.bytes() as u64 {
             return Err(Kind::OutOfBounds);
         }
         // SAFETY: as in `load`.
         unsafe {
             if checked {
-                let shadow = self.shadow.add(offset as usize).cast::<[u8; N]>();
+                let shadow = self.shadow.start().add(offset as usize).cast::<[u8; N]>();
                 let flags = shadow.read();
                 if differs(&flags, !INITIALISED, ADDRESSABLE) {
                     return Err(why_not_writable(&flags));
                 }
                 shadow.write([ADDRESSABLE | INITIALISED; N]);
             }
-            self.data.add(offset as usize).cast::<[u8; N]>().write(value);
+            self.data.start().add(offset as usize).cast::<[u8; N]>().write(value);
         }
         Ok(())
     }
@@ -122,7 +115,7 @@ impl Region {
         })
         .map_err(|(at, flags)| (at, why_not_readable(&[flags])))?;
         // SAFETY: inside the mapping, as `all` found.
-        Ok(unsafe { self.data.as_ptr().add(offset as usize) })
+        Ok(unsafe { self.data.start().as_ptr().add(offset as usize) })
     }
 
     /// The host address of `bytes` bytes at `offset`, all writable; else the first that is not and why.
@@ -130,7 +123,7 @@ impl Region {
         self.all(offset, bytes, |flags| flags & (ADDRESSABLE | READ_ONLY | PENDING) == ADDRESSABLE)
             .map_err(|(at, flags)| (at, why_not_writable(&[flags])))?;
         // SAFETY: inside the mapping, as `all` found.
-        Ok(unsafe { self.data.as_ptr().add(offset as usize) })
+        Ok(unsafe { self.data.start().as_ptr().add(offset as usize) })
     }
 
     fn all(
@@ -150,19 +143,19 @@ impl Region {
 
     /// The shadow of a byte; 0 outside.
     pub fn flags(&self, offset: u64) -> u8 {
-        if offset >= self.bytes as u64 {
+        if offset >= self.bytes() as u64 {
             return 0;
         }
         // SAFETY: inside the mapping.
-        unsafe { self.shadow.add(offset as usize).read() }
+        unsafe { self.shadow.start().add(offset as usize).read() }
     }
 
     /// Sets and clears flags of a range. Panics when it is not inside.
     pub fn mark(&self, offset: u64, bytes: usize, set: u8, clear: u8) {
-        assert!(offset as usize + bytes <= self.bytes, "a mark outside of its region");
+        assert!(offset as usize + bytes <= self.bytes(), "a mark outside of its region");
         // SAFETY: inside the mapping; nobody holds a reference into the shadow.
         unsafe {
-            let shadow = self.shadow.as_ptr().add(offset as usize);
+            let shadow = self.shadow.start().as_ptr().add(offset as usize);
             for i in 0..bytes {
                 let flags = shadow.add(i);
                 flags.write(flags.read() & !clear | set);
@@ -172,21 +165,21 @@ impl Region {
 
     /// Fills a range with a byte, whatever its shadow says. Panics when it is not inside.
     pub fn fill(&self, offset: u64, bytes: usize, value: u8) {
-        assert!(offset as usize + bytes <= self.bytes, "a fill outside of its region");
+        assert!(offset as usize + bytes <= self.bytes(), "a fill outside of its region");
         // SAFETY: inside the mapping.
-        unsafe { self.data.as_ptr().add(offset as usize).write_bytes(value, bytes) }
+        unsafe { self.data.start().as_ptr().add(offset as usize).write_bytes(value, bytes) }
     }
 
     /// Copies a range over another, which then holds values where the first does. Panics when one is not inside.
     pub fn copy(&self, to: u64, from: u64, bytes: usize) {
         let end = to.max(from) as usize + bytes;
-        assert!(end <= self.bytes, "a copy outside of its region");
+        assert!(end <= self.bytes(), "a copy outside of its region");
         // SAFETY: both ranges lie inside the mappings; they may overlap, so the shadow of one is copied
         // before the other's is borrowed.
         unsafe {
-            let data = self.data.as_ptr();
+            let data = self.data.start().as_ptr();
             data.add(to as usize).copy_from(data.add(from as usize), bytes);
-            let shadow = self.shadow.as_ptr();
+            let shadow = self.shadow.start().as_ptr();
             let from = slice::from_raw_parts(shadow.add(from as usize), bytes).to_vec();
             let to = slice::from_raw_parts_mut(shadow.add(to as usize), bytes);
             for (to, from) in to.iter_mut().zip(from) {
@@ -197,54 +190,17 @@ impl Region {
 
     /// How many bytes of a range hold no value. Panics when it is not inside.
     pub fn uninitialised(&self, offset: u64, bytes: usize) -> usize {
-        assert!(offset as usize + bytes <= self.bytes, "a count outside of its region");
+        assert!(offset as usize + bytes <= self.bytes(), "a count outside of its region");
         // SAFETY: inside the mapping.
-        let flags =
-            unsafe { slice::from_raw_parts(self.shadow.as_ptr().add(offset as usize), bytes) };
+        let flags = unsafe {
+            slice::from_raw_parts(self.shadow.start().as_ptr().add(offset as usize), bytes)
+        };
         // Sums that fit in a byte are sums of many bytes at once.
         let count = |flags: &[u8]| -> u8 {
             flags.iter().map(|flag| u8::from(flag & INITIALISED == 0)).sum()
         };
         flags.chunks(128).map(|flags| usize::from(count(flags))).sum()
     }
-
-    /// Gives the whole pages of a range back to the system; they read as zero again.
-    fn discard(&self, offset: u64, bytes: usize) {
-        let page = 4096;
-        let start = (offset as usize).next_multiple_of(page);
-        let end = (offset as usize + bytes) / page * page;
-        if start < end {
-            for mapping in [self.data, self.shadow] {
-                // SAFETY: whole pages inside the mapping.
-                unsafe {
-                    let at = mapping.as_ptr().add(start).cast();
-                    libc::madvise(at, end - start, libc::MADV_DONTNEED);
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        for mapping in [self.data, self.shadow] {
-            // SAFETY: mapped in `reserve` with this length.
-            unsafe { libc::munmap(mapping.as_ptr().cast(), self.bytes.max(1)) };
-        }
-    }
-}
-
-fn map(bytes: usize) -> io::Result<NonNull<u8>> {
-    // SAFETY: a new private mapping at an address of the system's choice.
-    let at = unsafe {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        libc::mmap(std::ptr::null_mut(), bytes.max(1), protection, flags, -1, 0)
-    };
-    if at == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(at.cast()).ok_or_else(io::Error::last_os_error)
 }
 
 /// Whether the flags of `mask` are other than `wanted` in any byte: without a branch for each.
@@ -281,9 +237,15 @@ fn why_not_writable(shadow: &[u8]) -> Kind {
     }
 }
 
+/// Bytes that remember the latest accesses to one.
+pub const ACCESS_BYTES: usize = 2;
+
 /// Device memory and its allocations.
 pub struct Memory {
     region: Region,
+    /// [`ACCESS_BYTES`] for every byte.
+    accesses: Mapping,
+    launches: AtomicU32,
     table: Mutex<Table>,
 }
 
@@ -313,12 +275,25 @@ const POISON: u8 = 0xFF;
 impl Memory {
     /// A device with `bytes` of memory, and as many addresses as it takes never to use one twice for long.
     pub fn new(bytes: usize) -> io::Result<Self> {
-        Ok(Memory { region: Region::reserve(bytes)?, table: Mutex::default() })
+        let region = Region::reserve(bytes)?;
+        let accesses = Mapping::reserve(bytes.saturating_mul(ACCESS_BYTES))?;
+        Ok(Memory { region, accesses, launches: AtomicU32::new(0), table: Mutex::default() })
     }
 
     /// The bytes behind the addresses: offset = address - [`BASE`].
     pub fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// [`ACCESS_BYTES`] for each byte of the region, for what remembers the accesses to it. Those of freed memory
+    /// become zero.
+    pub fn accesses(&self) -> &Mapping {
+        &self.accesses
+    }
+
+    /// A number that no launch on this memory had before, from 1 on.
+    pub fn next_launch(&self) -> u32 {
+        self.launches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The device address of `bytes` new bytes that hold no value, 256-byte aligned; `None` when
@@ -327,7 +302,7 @@ impl Memory {
         let mut table = self.table();
         let offset = table.next.checked_next_multiple_of(ALIGNMENT)?;
         let end = offset.checked_add(bytes as u64)?.checked_add(RED_ZONE)?;
-        if end > self.region.bytes as u64 {
+        if end > self.region.bytes() as u64 {
             return None;
         }
         table.next = end;
@@ -351,7 +326,10 @@ impl Memory {
         table.live -= bytes;
         drop(table);
         self.region.mark(address - BASE, bytes, 0, 0xFF);
-        self.region.discard(address - BASE, bytes);
+        let offset = (address - BASE) as usize;
+        self.region.data.discard(offset, bytes);
+        self.region.shadow.discard(offset, bytes);
+        self.accesses.discard(ACCESS_BYTES * offset, ACCESS_BYTES * bytes);
         true
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::exec::Schedule;
 use crate::ptx::ast::Space;
 
 /// The kinds of fault, each with the name it is reported by.
@@ -14,6 +15,8 @@ pub enum Kind {
     /// Read or overwritten while an asynchronous copy into it is under way.
     PendingCopy,
     ReadOnly,
+    /// Two threads touch a byte, at least one of them writes, and nothing orders them.
+    Race,
     BarrierDivergence,
     Deadlock,
     /// A lane named in the mask of a `.sync` instruction does not take part.
@@ -34,6 +37,7 @@ impl fmt::Display for Kind {
             Kind::Uninitialised => "uninitialised read",
             Kind::PendingCopy => "pending asynchronous copy",
             Kind::ReadOnly => "write to read-only memory",
+            Kind::Race => "race",
             Kind::BarrierDivergence => "barrier divergence",
             Kind::Deadlock => "deadlock",
             Kind::MissingLanes => "missing lanes",
@@ -62,8 +66,10 @@ pub struct Fault {
     pub thread: Option<[u32; 3]>,
     /// Space, address in it and bytes of the access.
     pub access: Option<(Space, u64, u32)>,
-    /// What the address lies in, or what every warp waits for: whole sentences.
+    /// What the address lies in, what every warp waits for, or what it races with: whole sentences.
     pub detail: String,
+    /// Of the launch.
+    pub schedule: Schedule,
 }
 
 impl fmt::Display for Fault {
@@ -92,9 +98,9 @@ impl fmt::Display for Fault {
             write!(f, ", {bytes} bytes of {space} memory at {address:#x}")?;
         }
         if !self.detail.is_empty() {
-            write!(f, ". {}", self.detail)?;
+            write!(f, ". {}", self.detail.trim_end_matches('.'))?;
         }
-        Ok(())
+        write!(f, ". Schedule {}.", self.schedule)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use emucuda::exec::{Counters, Launch, Module, Options, launch};
+use emucuda::exec::{Counters, Launch, Module, Options, Schedule, launch};
 use emucuda::memory::{BASE, INITIALISED, Memory};
 use emucuda::report::Fault;
 
 use crate::nvcc;
 
-/// Checked, on one thread.
-pub const CHECKED: Options = Options { checked: true, threads: 1 };
+/// Checked, on one thread, in order.
+pub const CHECKED: Options = Options { checked: true, threads: 1, schedule: Schedule::Order };
 
 pub struct Device {
     pub memory: Memory,

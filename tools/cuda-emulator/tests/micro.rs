@@ -8,6 +8,7 @@ use emucuda::exec::Options;
 use emucuda::ptx::parse;
 
 use crate::cases::{Case, Expected, head, list};
+use crate::device::CHECKED;
 use crate::nvcc;
 use crate::random::Random;
 use crate::run::run;
@@ -64,7 +65,7 @@ fn results_are_the_manuals() {
     let cases = list();
     for case in &cases {
         for (checked, threads) in [(true, 1), (false, 2)] {
-            let found = run(case, &Options { checked, threads });
+            let found = run(case, &Options { checked, threads, ..CHECKED });
             if let Err(message) = found.and_then(|output| case.check(&output)) {
                 let mode = if checked { "checked" } else { "unchecked" };
                 failures.push(format!("{} ({mode}): {message}", case.name));
@@ -130,7 +131,7 @@ fn mixed_up_kernels_do_not_panic() {
             continue;
         }
         let mixed = Case { ptx, ..case.clone() };
-        loaded += usize::from(run(&mixed, &Options { checked: true, threads: 1 }).is_ok());
+        loaded += usize::from(run(&mixed, &CHECKED).is_ok());
     }
     assert!(loaded > 100, "{loaded}: some still run");
 }

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
-use emucuda::exec::Options;
-
 use crate::cases::{Case, list};
+use crate::device::CHECKED;
 use crate::recordings::{Recording, fingerprint, folder, parse};
 use crate::run::run;
 
@@ -48,6 +47,6 @@ fn replay(cases: &HashMap<String, Case>, group: &str, recording: &Recording) -> 
         return Err(format!("recorded of another text or of other inputs; {again}"));
     }
     case.check(&recording.output).map_err(|e| format!("the GPU does not what we expect: {e}"))?;
-    let output = run(case, &Options { checked: true, threads: 1 })?;
+    let output = run(case, &CHECKED)?;
     case.check_recorded(&output, &recording.output)
 }

@@ -77,6 +77,11 @@ pub fn report(sentence: String) {
     REPORT.set(Some(sentence));
 }
 
+/// What [`report`] told in the call in progress.
+pub fn last_report() -> String {
+    REPORT.with_borrow(|report| report.clone().unwrap_or_default())
+}
+
 /// The sentence of a code; and, if it is that of this thread's last failure, the report of that.
 pub fn explain(code: CUresult) -> Option<&'static CStr> {
     let sentence = code.sentence()?;

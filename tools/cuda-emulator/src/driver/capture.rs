@@ -67,8 +67,7 @@ pub(super) fn add(state: &mut State, capture: u64, stream: CUstream, work: Work)
     Ok(())
 }
 
-/// Makes a stream wait for an event: nothing to do for a synchronous one, an edge of the graph in a
-/// capture.
+/// Makes a stream wait for an event: in a capture that is an edge of the graph.
 pub(super) fn wait(driver: &Driver, stream: CUstream, event: CUevent, flags: u32) -> Done {
     let mut state = driver.state();
     let last = state.events.get(event)?.last.clone();
@@ -77,7 +76,7 @@ pub(super) fn wait(driver: &Driver, stream: CUstream, event: CUevent, flags: u32
         return Err(CUresult::INVALID_VALUE);
     }
     match (ours, last) {
-        (Some(ours), _) if flags == EXTERNAL => add(&mut state, ours, stream, Work::Wait),
+        (Some(ours), _) if flags == EXTERNAL => add(&mut state, ours, stream, Work::Wait { event }),
         (Some(ours), Recorded::In { capture, nodes }) if capture == ours => {
             let frontier = state.captures.get_mut(ours)?.streams.entry(stream).or_default();
             frontier.extend(nodes);
@@ -121,10 +120,8 @@ pub(super) fn wait(driver: &Driver, stream: CUstream, event: CUevent, flags: u32
             Ok(())
         }
         (None, _) => {
-            state.forbid_implicit_dependency(stream)?;
             drop(state);
-            drop(driver.execution());
-            Ok(())
+            driver.submit(stream, Work::Wait { event })
         }
     }
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::mem::take;
 
 use super::api::{CUcontext, CUdevice, Out, api, put, put_if_asked, refuse};
+use super::deferred::Awaited;
 use super::device::check_device;
 use super::error::{CUresult, Done};
 use super::table::new_handle;
@@ -50,9 +51,16 @@ fn active(state: &mut State) -> Result<&mut Context, CUresult> {
 
 /// Ends the context and everything in it, unless somebody retains it.
 fn destroy_unless_retained(driver: &Driver) {
+    let is_retained =
+        |state: &State| state.context.as_ref().is_none_or(|context| context.retained > 0);
+    if is_retained(&driver.state()) {
+        return;
+    }
+    // What goes wrong ends with the context.
+    let _ = driver.drain();
     let _execution = driver.execution();
     let mut state = driver.state();
-    if state.context.as_ref().is_none_or(|context| context.retained > 0) {
+    if is_retained(&state) {
         return;
     }
     let ended = take(&mut *state);
@@ -199,7 +207,6 @@ api! {
                 "cuCtxSynchronize while a stream of the context is captured".into(),
             );
         }
-        drop(driver.execution());
-        Ok(())
+        driver.wait(Awaited::Everything)
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use super::Driver;
 use super::api::{CUdeviceptr, CUstream, api, refuse};
+use super::deferred::Awaited;
 use super::error::{CUresult, Done};
 use super::work::Work;
 use crate::memory::{BASE, INITIALISED, WINDOW};
@@ -14,6 +15,8 @@ pub struct Copy {
     bytes: usize,
     /// It stands in a graph: its host memory must still be page-locked when it runs.
     is_captured: bool,
+    /// What pageable host memory held when the copy was submitted, to be copied instead.
+    staged: Option<Vec<u8>>,
 }
 
 /// One end of a copy.
@@ -77,13 +80,36 @@ impl Driver {
                 }
             }
         }
+        let is_captured = capture.is_some();
+        let is_pageable = |end: Place| matches!(end, Host(at) if state.pinned(at, bytes).is_none());
+        let (to_pageable, from_pageable) = (is_pageable(to), is_pageable(from));
         drop(state);
-        self.submit(stream, Work::Copy(Copy { to, from, bytes, is_captured: capture.is_some() }))
+        let is_deferred = self.settings.deferred.is_some() && !is_captured;
+        let staged = match (to, from) {
+            (Device(_), Host(from)) if is_deferred && from_pageable && bytes > 0 => {
+                // SAFETY: the manual's contract: host memory of so many bytes.
+                Some(unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.to_vec())
+            }
+            _ => None,
+        };
+        self.submit(stream, Work::Copy(Copy { to, from, bytes, is_captured, staged }))?;
+        // The manual, "API synchronization behavior": to pageable memory and between host memories, a copy is done when
+        // the call returns.
+        let is_between_hosts = matches!((to, from), (Host(_), Host(_)));
+        match is_deferred && (to_pageable || is_between_hosts) {
+            true => self.wait(Awaited::Stream(stream)),
+            false => Ok(()),
+        }
     }
 
+    /// A copy in the legacy stream, which the host waits for when it is one from or to its memory.
     fn copy_and_wait(&self, to: Place, from: Place, bytes: usize) -> Done {
         self.state().forbid_synchronous_call("a synchronous copy")?;
-        self.copy(to, from, bytes, 0)
+        self.copy(to, from, bytes, 0)?;
+        match (to, from) {
+            (Device(_), Device(_)) => Ok(()),
+            _ => self.wait(Awaited::Stream(0)),
+        }
     }
 
     fn fill(&self, address: u64, value: u32, unit: usize, count: usize, stream: CUstream) -> Done {
@@ -101,15 +127,31 @@ impl Driver {
         self.submit(stream, Work::Fill(fill))
     }
 
-    fn fill_and_wait(&self, address: u64, value: u32, unit: usize, count: usize) -> Done {
+    /// A fill in the legacy stream, which by the manual the host does not wait for.
+    fn fill_legacy(&self, address: u64, value: u32, unit: usize, count: usize) -> Done {
         self.state().forbid_synchronous_call("a synchronous fill")?;
         self.fill(address, value, unit, count, 0)
     }
 }
 
 impl Copy {
+    /// Fails when a range lies in no allocation.
+    pub fn check(&self, driver: &Driver) -> Done {
+        for (what, end) in [("a copy reads", self.from), ("a copy writes", self.to)] {
+            if let Device(address) = end
+                && self.bytes > 0
+            {
+                driver.range(what, address, self.bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn run(&self, driver: &Driver) -> Done {
-        let Copy { to, from, bytes, is_captured } = *self;
+        let Copy { to, mut from, bytes, is_captured, ref staged } = *self;
+        if let Some(staged) = staged {
+            from = Host(staged.as_ptr() as u64);
+        }
         if bytes == 0 {
             return Ok(());
         }
@@ -175,15 +217,21 @@ impl Driver {
 }
 
 impl Fill {
-    pub fn run(&self, driver: &Driver) -> Done {
+    /// The offset of the first byte; `None` when there is nothing to fill.
+    pub fn range(&self, driver: &Driver) -> Result<Option<u64>, CUresult> {
         let row = self.unit * self.count;
         if row == 0 || self.rows == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let before_last = self.pitch.checked_mul(self.rows - 1);
         let bytes = before_last.and_then(|bytes| bytes.checked_add(row));
         let bytes = bytes.ok_or(CUresult::INVALID_VALUE)?;
-        let first = driver.range("a fill writes", self.address, bytes)?;
+        driver.range("a fill writes", self.address, bytes).map(Some)
+    }
+
+    pub fn run(&self, driver: &Driver) -> Done {
+        let Some(first) = self.range(driver)? else { return Ok(()) };
+        let row = self.unit * self.count;
         let region = driver.memory.region();
         for i in 0..self.rows {
             let offset = first + (i * self.pitch) as u64;
@@ -245,15 +293,15 @@ api! {
     }
 
     fn cuMemsetD8_v2(to: CUdeviceptr, value: u8, count: usize) {
-        Driver::current()?.fill_and_wait(to, value.into(), 1, count)
+        Driver::current()?.fill_legacy(to, value.into(), 1, count)
     }
 
     fn cuMemsetD16_v2(to: CUdeviceptr, value: u16, count: usize) {
-        Driver::current()?.fill_and_wait(to, value.into(), 2, count)
+        Driver::current()?.fill_legacy(to, value.into(), 2, count)
     }
 
     fn cuMemsetD32_v2(to: CUdeviceptr, value: u32, count: usize) {
-        Driver::current()?.fill_and_wait(to, value, 4, count)
+        Driver::current()?.fill_legacy(to, value, 4, count)
     }
 
     fn cuMemsetD8Async(to: CUdeviceptr, value: u8, count: usize, stream: CUstream) {

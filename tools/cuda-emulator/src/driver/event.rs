@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::api::{CUevent, CUstream, Out, api, put, refuse};
+use super::deferred::Awaited;
 use super::error::CUresult;
 use super::work::Work;
 use super::{Driver, State, capture};
@@ -17,6 +18,8 @@ pub struct Event {
 pub enum Recorded {
     Never,
     At(Instant),
+    /// At a task that is queued.
+    Queued(u64),
     /// In a capture: what a wait for it has to wait for.
     In {
         capture: u64,
@@ -70,6 +73,7 @@ fn elapsed(milliseconds: Out<f32>, start: CUevent, end: CUevent) -> Result<(), C
     let time = |event| match state.events.get(event)? {
         Event { flags, .. } if flags & DISABLE_TIMING != 0 => Err(CUresult::INVALID_HANDLE),
         Event { last: Recorded::At(time), .. } => Ok(*time),
+        Event { last: Recorded::Queued(_), .. } => Err(CUresult::NOT_READY),
         Event { last: Recorded::Never, .. } => Err(CUresult::INVALID_HANDLE),
         Event { last: Recorded::In { .. }, .. } => Err(CUresult::CAPTURED_EVENT),
     };
@@ -103,11 +107,15 @@ api! {
     }
 
     fn cuEventQuery(event: CUevent) {
-        Driver::current()?.state().forbid_asking_for(event, "cuEventQuery")
+        let driver = Driver::current()?;
+        driver.state().forbid_asking_for(event, "cuEventQuery")?;
+        driver.query(Awaited::Event(event))
     }
 
     fn cuEventSynchronize(event: CUevent) {
-        Driver::current()?.state().forbid_asking_for(event, "cuEventSynchronize")
+        let driver = Driver::current()?;
+        driver.state().forbid_asking_for(event, "cuEventSynchronize")?;
+        driver.wait(Awaited::Event(event))
     }
 
     fn cuEventElapsedTime(milliseconds: Out<f32>, start: CUevent, end: CUevent) {

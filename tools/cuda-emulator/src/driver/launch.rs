@@ -79,7 +79,7 @@ fn read_attributes(attributes: &[LaunchAttribute]) -> Result<Wishes, CUresult> {
                     format!("a cluster of {x} x {y} x {z} blocks: sm_80 has no clusters");
                 return refuse(CUresult::NOT_SUPPORTED, sentence);
             }
-            // Hints, and an order that synchronous streams have anyway.
+            // Hints, and an order that streams have here anyway.
             attribute::IGNORE
             | attribute::ACCESS_POLICY_WINDOW
             | attribute::SYNCHRONIZATION_POLICY
@@ -263,6 +263,7 @@ fn code(fault: &Fault) -> CUresult {
         Kind::OutOfBounds
         | Kind::UseAfterFree
         | Kind::Uninitialised
+        | Kind::Race
         | Kind::PendingCopy
         | Kind::ReadOnly => CUresult::ILLEGAL_ADDRESS,
     }

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use super::api::{CUdeviceptr, CUstream, Out, api, put, put_if_asked, refuse};
 use super::error::{CUresult, Done};
+use super::work::Work;
 use super::{Driver, State};
 use crate::memory::{BASE, INITIALISED, Memory};
 
@@ -51,15 +52,22 @@ fn allocate(driver: &Driver, address: Out<CUdeviceptr>, bytes: usize) -> Done {
     put(address, new)
 }
 
-fn free(driver: &Driver, address: CUdeviceptr) -> Done {
-    let _execution = driver.execution();
+/// Takes an allocation from the program; its work may still use it.
+fn give_up(driver: &Driver, address: CUdeviceptr) -> Done {
     if driver.state().allocations.remove(&address).is_none() {
         let near = driver.memory.describe(address, 1).0;
         let sentence = format!("free of {address:#x}, where no allocation in use starts. {near}");
         return refuse(CUresult::INVALID_VALUE, sentence);
     }
-    driver.memory.free(address);
     Ok(())
+}
+
+fn free(driver: &Driver, address: CUdeviceptr) -> Done {
+    give_up(driver, address)?;
+    let drained = driver.drain();
+    let _execution = driver.execution();
+    driver.memory.free(address);
+    drained
 }
 
 impl State {
@@ -120,7 +128,8 @@ api! {
     fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) {
         let driver = Driver::current()?;
         driver.state().forbid_in_capture(stream, "cuMemFreeAsync")?;
-        free(driver, address)
+        give_up(driver, address)?;
+        driver.submit(stream, Work::Free { address })
     }
 
     fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) {
@@ -142,6 +151,7 @@ api! {
     fn cuMemFreeHost(host: *mut c_void) {
         let driver = Driver::current()?;
         driver.state().forbid_unsafe_call("cuMemFreeHost")?;
+        let drained = driver.drain();
         let _execution = driver.execution();
         let mut state = driver.state();
         let device = state.pinned.get(&(host as u64)).and_then(|pinned| pinned.device);
@@ -151,7 +161,7 @@ api! {
         };
         state.pinned.remove(&(host as u64));
         driver.memory.free(device);
-        Ok(())
+        drained
     }
 
     fn cuMemHostRegister_v2(host: *mut c_void, bytes: usize, flags: u32) {
@@ -174,6 +184,7 @@ api! {
     fn cuMemHostUnregister(host: *mut c_void) {
         let driver = Driver::current()?;
         driver.state().forbid_unsafe_call("cuMemHostUnregister")?;
+        let drained = driver.drain();
         let _execution = driver.execution();
         let mut state = driver.state();
         match state.pinned.get(&(host as u64)) {
@@ -181,7 +192,7 @@ api! {
             Some(_) => return Err(CUresult::INVALID_VALUE),
             None => return Err(CUresult::HOST_MEMORY_NOT_REGISTERED),
         };
-        Ok(())
+        drained
     }
 
     fn cuMemHostGetDevicePointer_v2(address: Out<CUdeviceptr>, host: *mut c_void, flags: u32) {

@@ -1,8 +1,7 @@
 //! The CUDA driver's C functions, over the interpreter.
 //!
-//! There is one device, one context (the primary one) and one state for the process. Streams are
-//! synchronous: work runs inside the call that submits it, unless its stream is being captured into
-//! a graph.
+//! There is one device, one context (the primary one) and one state for the process. Work runs inside
+//! the call that submits it, unless its stream is being captured into a graph, or work is to be deferred (`deferred`).
 
 pub mod api;
 mod attributes;
@@ -10,6 +9,7 @@ pub mod blas;
 pub mod capture;
 pub mod context;
 pub mod copy;
+mod deferred;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -18,6 +18,7 @@ pub mod launch;
 pub mod launched;
 pub mod memory;
 pub mod module;
+mod queue;
 mod replacement;
 mod settings;
 pub mod stream;
@@ -26,6 +27,7 @@ mod table;
 mod work;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::exec::{self, Options};
@@ -38,6 +40,7 @@ use event::Event;
 use graph::Graph;
 use memory::Pinned;
 use module::Function;
+use queue::Queue;
 use settings::{Settings, settings};
 use stream::Stream;
 use table::Table;
@@ -51,6 +54,8 @@ pub struct Driver {
     /// Held while work runs, so that the device does one thing at a time. Taken before `state`,
     /// never while holding it.
     execution: Mutex<()>,
+    /// How many there were.
+    launches: AtomicU64,
 }
 
 /// Everything that has a handle.
@@ -69,6 +74,7 @@ struct State {
     /// Graphs ready to run.
     executables: Table<Graph>,
     captures: Table<Capture>,
+    queue: Queue,
     /// Bytes copied to the host although nobody had written them.
     uninitialised: u64,
 }
@@ -98,17 +104,24 @@ impl Driver {
         self.execution.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// How the next launch is run.
     fn options(&self) -> Options {
-        Options { checked: self.settings.checked, threads: self.settings.threads }
+        let &Settings { checked, threads, schedules, .. } = self.settings;
+        let launch = self.launches.fetch_add(1, Ordering::Relaxed);
+        Options { checked, threads, schedule: schedules.of_launch(launch) }
     }
 
-    /// Runs work now, or adds it to the graph that its stream is captured into.
+    /// Runs work now, or queues it, or adds it to the graph that its stream is captured into.
     fn submit(&self, stream: u64, work: Work) -> Done {
         let mut state = self.state();
         if let Some(capture) = state.capture_of(stream)? {
             return capture::add(&mut state, capture, stream, work);
         }
         state.forbid_implicit_dependency(stream)?;
+        if self.settings.deferred.is_some() {
+            work.check(self)?;
+            return state.enqueue(stream, work);
+        }
         drop(state);
         let _execution = self.execution();
         work.run(self)
@@ -133,9 +146,11 @@ fn initialise() -> Result<Driver, String> {
     };
     if !settings.quiet {
         let checks = if settings.checked { "on" } else { "off" };
+        let streams = settings.deferred.map(|seed| format!(", streams deferred:{seed}"));
+        let streams = streams.unwrap_or_default();
         eprintln!(
             "cuda-emulator: the CUDA driver of this process is the emulator: sm_80, version {}.{}, \
-             checks {checks}, {} MiB, {} threads",
+             checks {checks}, {} MiB, {} threads{streams}",
             settings.driver_version / 1000,
             settings.driver_version % 1000 / 10,
             settings.memory >> 20,
@@ -143,7 +158,8 @@ fn initialise() -> Result<Driver, String> {
         );
     }
     let state = Mutex::new(State { streams: stream::built_in(), ..State::default() });
-    Ok(Driver { memory, settings, state, execution: Mutex::new(()) })
+    let (execution, launches) = Default::default();
+    Ok(Driver { memory, settings, state, execution, launches })
 }
 
 api! {

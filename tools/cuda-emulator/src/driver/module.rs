@@ -193,13 +193,14 @@ api! {
     fn cuModuleUnload(module: CUmodule) {
         let driver = Driver::current()?;
         driver.state().forbid_unsafe_call("cuModuleUnload")?;
+        let drained = driver.drain();
         let _execution = driver.execution();
         let mut state = driver.state();
         let unloaded = state.modules.remove(module)?;
         state.functions.retain(|function| function.module != module);
         drop(state);
         unloaded.unload(&driver.memory);
-        Ok(())
+        drained
     }
 
     fn cuModuleGetFunction(function: Out<CUfunction>, module: CUmodule, name: *const c_char) {

@@ -1,8 +1,7 @@
-//! Streams. Their work runs inside the call that submits it.
-
-use std::sync::TryLockError;
+//! Streams. Their work runs inside the call that submits it, or is queued: see `deferred`.
 
 use super::api::{CUcontext, CUevent, CUstream, Out, api, put, refuse};
+use super::deferred::Awaited;
 use super::error::CUresult;
 use super::table::Table;
 use super::work::{HostFunction, Work};
@@ -94,17 +93,13 @@ api! {
     fn cuStreamSynchronize(stream: CUstream) {
         let driver = Driver::current()?;
         driver.state().forbid_waiting_for(stream, "cuStreamSynchronize")?;
-        drop(driver.execution());
-        Ok(())
+        driver.wait(Awaited::Stream(stream))
     }
 
     fn cuStreamQuery(stream: CUstream) {
         let driver = Driver::current()?;
         driver.state().forbid_waiting_for(stream, "cuStreamQuery")?;
-        match driver.execution.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(CUresult::NOT_READY),
-            _ => Ok(()),
-        }
+        driver.query(Awaited::Stream(stream))
     }
 
     fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: u32) {

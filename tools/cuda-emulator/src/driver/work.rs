@@ -22,8 +22,15 @@ pub enum Work {
     Record {
         event: u64,
     },
-    /// For an event outside of the graph: it has happened.
-    Wait,
+    /// For an event outside of the graph, or of another stream. It has happened when this runs.
+    Wait {
+        event: u64,
+    },
+    /// In a stream's order.
+    Free {
+        address: u64,
+    },
+    Nothing,
     Graph(Arc<Vec<Node>>),
 }
 
@@ -42,7 +49,11 @@ impl Work {
             Work::Fill(fill) => fill.run(driver),
             Work::Foreign(foreign) => foreign.run(),
             Work::Graph(nodes) => nodes.iter().try_for_each(|node| node.work.run(driver)),
-            Work::Wait => Ok(()),
+            Work::Wait { .. } | Work::Nothing => Ok(()),
+            Work::Free { address } => {
+                driver.memory.free(*address);
+                Ok(())
+            }
             Work::Host(HostFunction { function, data }) => {
                 // SAFETY: the manual's contract of cuLaunchHostFunc: the function may be called
                 // with its data until the work ran for the last time.
@@ -56,6 +67,15 @@ impl Work {
         }
     }
 
+    /// Fails where arguments are wrong, so that it is the call that submits the work that says so.
+    pub fn check(&self, driver: &Driver) -> Done {
+        match self {
+            Work::Copy(copy) => copy.check(driver),
+            Work::Fill(fill) => fill.range(driver).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
     /// The number in CUgraphNodeType.
     pub fn node_type(&self) -> u32 {
         match self {
@@ -64,8 +84,10 @@ impl Work {
             Work::Fill(_) => 2,
             Work::Host(_) => 3,
             Work::Graph(_) => 4,
-            Work::Wait => 6,
+            Work::Nothing => 5,
+            Work::Wait { .. } => 6,
             Work::Record { .. } => 7,
+            Work::Free { .. } => 11,
         }
     }
 }

@@ -62,7 +62,14 @@ impl Target<'_> {
         block: &Block<'_>,
     ) -> Box<Problem> {
         let address = address.wrapping_sub(self.window);
-        Problem::of_access(kind, lane as u32, self.space, address, bytes as u32, block.memory)
+        let (number, length) = (lane as u32, bytes as u32);
+        let mut problem =
+            Problem::of_access(kind, number, self.space, address, length, block.memory);
+        if let (Kind::PendingCopy, Space::Shared, Some(watch)) = (kind, self.space, block.watch) {
+            let issuer = watch.issuer(block, self.offsets[lane], bytes);
+            problem.detail.push_str(&issuer.unwrap_or_default());
+        }
+        problem
     }
 }
 

@@ -4,9 +4,12 @@
 //! hold values, when the thread that issued it waits for its group. That is as late as a device may do
 //! it, so that a wait that is missing is seen.
 
+use std::convert::Infallible;
+
 use super::address::{Target, addresses, target};
 use super::lanes::{Lane, Run, Width, compile, each};
 use super::program::Instruction;
+use super::race::Watch;
 use super::touch::{Touch, touch};
 use super::warp::{Block, Warp};
 use crate::memory::{INITIALISED, PENDING, Region};
@@ -20,6 +23,22 @@ pub struct AsyncCopies {
     waiting: Vec<Copy>,
     /// Groups that each lane has committed.
     committed: [u32; 32],
+    /// What the race detector will have to be told: while there is one.
+    issued: Vec<Issue>,
+    /// Instructions issued so far.
+    count: u32,
+}
+
+/// What one instruction copies.
+struct Issue {
+    number: u32,
+    /// The instruction.
+    at: u32,
+    mask: u32,
+    bytes: usize,
+    read: [usize; 32],
+    to: [u64; 32],
+    from: [u64; 32],
 }
 
 #[derive(Clone, Copy)]
@@ -30,6 +49,7 @@ struct Copy {
     read: u8,
     /// The group of its lane that it belongs to.
     group: u32,
+    issue: u32,
     /// Offset in shared memory.
     to: u32,
     /// Offset in device memory.
@@ -64,6 +84,15 @@ fn issue_of<const N: usize>() -> Run {
             );
             let to = target(warp, block, Space::Shared, &to_addresses, mask);
             let from = target(warp, block, Space::Global, &from_addresses, mask);
+            let issue = Issue {
+                number: warp.copies.count,
+                at: warp.at,
+                mask,
+                bytes: N,
+                read: sizes,
+                to: to.offsets,
+                from: from.offsets,
+            };
             for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
                 let read = sizes[lane];
                 let (to_offset, from_offset) = (to.offsets[lane], from.offsets[lane]);
@@ -78,25 +107,54 @@ fn issue_of<const N: usize>() -> Run {
                     bytes: N as u8,
                     read: read as u8,
                     group: warp.copies.committed[lane],
+                    issue: issue.number,
                     to: to_offset as u32,
                     from: from_offset,
                 });
             }
-            // Lanes that read as many bytes at once.
-            let mut rest = mask;
-            while rest != 0 {
-                let size = sizes[rest.trailing_zeros() as usize & 31];
-                let same =
-                    (0..32).fold(0, |same, lane| same | ((sizes[lane] == size) as u32) << lane);
-                let from = Target { mask: rest & same, ..from };
-                rest &= !same;
-                if size > 0 {
-                    touch(warp, block, &from, size, Touch::CopyFrom)?;
-                }
+            issue.targets(
+                block,
+                #[inline(always)]
+                |target, bytes, does| touch(warp, block, target, bytes, does),
+            )?;
+            if block.watch.is_some() {
+                warp.copies.issued.push(issue);
+                warp.copies.count += 1;
             }
-            touch(warp, block, &to, N, Touch::CopyTo)
+            Ok(())
         },
     )
+}
+
+impl Issue {
+    /// What is read, by the lanes that read as many bytes, and what is written.
+    #[inline(always)]
+    fn targets<E>(
+        &self,
+        block: &Block<'_>,
+        mut each: impl FnMut(&Target<'_>, usize, Touch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut from = Target {
+            space: Space::Global,
+            region: block.memory.region(),
+            offsets: self.from,
+            window: 0,
+            mask: 0,
+        };
+        let mut rest = self.mask;
+        while rest != 0 {
+            let bytes = self.read[rest.trailing_zeros() as usize & 31];
+            from.mask = (0..32).map(|lane| ((self.read[lane] == bytes) as u32) << lane).sum();
+            from.mask &= rest;
+            rest &= !from.mask;
+            if bytes > 0 {
+                each(&from, bytes, Touch::CopyFrom)?;
+            }
+        }
+        let (space, region, offsets) = (Space::Shared, block.shared, self.to);
+        let to = Target { space, region, offsets, window: 0, mask: self.mask };
+        each(&to, self.bytes, Touch::CopyTo)
+    }
 }
 
 fn readable<const N: usize>(
@@ -151,18 +209,40 @@ pub fn wait() -> Run {
     compile(
         #[inline(always)]
         |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask: u32| {
-            let AsyncCopies { waiting, committed } = &mut warp.copies;
+            let AsyncCopies { waiting, committed, issued, .. } = &mut warp.copies;
+            let mut done = Vec::new();
             waiting.retain(|copy| {
                 let age = committed[copy.lane as usize] as i64 - copy.group as i64;
                 let is_done = mask >> copy.lane & 1 != 0 && age > instruction.immediate;
                 if is_done {
                     finish(copy, block);
+                    done.push(copy.issue);
                 }
                 !is_done
             });
+            if let Some(watch) = block.watch {
+                // Of lanes that wait apart, the first ends the copies of all: to take them for later than they
+                // are would make races where there are none.
+                issued.retain(|issue| {
+                    let is_done = done.contains(&issue.number);
+                    if is_done {
+                        tell(watch, issue, warp.index, block);
+                    }
+                    !is_done
+                });
+            }
             Ok(())
         },
     )
+}
+
+/// Tells that the copies of an instruction are done.
+fn tell(watch: &Watch<'_>, issue: &Issue, warp: u32, block: &Block<'_>) {
+    let told: Result<(), Infallible> = issue.targets(block, |target, bytes, does| {
+        watch.finish(warp, issue.at, target, bytes, does);
+        Ok(())
+    });
+    let Ok(()) = told;
 }
 
 /// Moves the bytes: they hold values from now on.

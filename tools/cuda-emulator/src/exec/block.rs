@@ -7,6 +7,7 @@ use super::lanes::{ALL, LANES};
 use super::module::Kernel;
 use super::problem::Problem;
 use super::program::{Op, Special};
+use super::schedule::{Schedule, Turns};
 use super::warp::{Block, Warp};
 use super::{Counters, Launch};
 use crate::memory::ADDRESSABLE;
@@ -43,19 +44,12 @@ pub struct Runner<'a> {
     pub warps: Vec<Scheduled>,
     pub barriers: [Barrier; BARRIERS],
     pub counters: Counters,
+    turns: Turns,
+    schedule: Schedule,
     /// Instructions after which a block counts as endless.
     limit: u64,
     /// Of the block in the grid.
     index: [u32; 3],
-}
-
-/// How the turn of a warp ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    Busy,
-    /// For what other warps do.
-    Waits,
-    Finished,
 }
 
 /// What is wrong, and at which instruction.
@@ -65,7 +59,13 @@ pub struct Failure {
 }
 
 impl<'a> Runner<'a> {
-    pub fn new(kernel: &'a Kernel, launch: &'a Launch<'a>, block: Block<'a>, limit: u64) -> Self {
+    pub fn new(
+        kernel: &'a Kernel,
+        launch: &'a Launch<'a>,
+        block: Block<'a>,
+        schedule: Schedule,
+        limit: u64,
+    ) -> Self {
         let threads: u32 = launch.block.iter().product();
         let warps = (0..threads.div_ceil(LANES as u32)).map(|index| {
             let lanes = (threads - index * LANES as u32).min(LANES as u32);
@@ -76,11 +76,14 @@ impl<'a> Runner<'a> {
                 born: ALL >> (LANES as u32 - lanes),
             }
         });
+        let warps: Vec<Scheduled> = warps.collect();
         Runner {
             kernel,
             launch,
             block,
-            warps: warps.collect(),
+            turns: Turns::new(schedule, warps.len()),
+            schedule,
+            warps,
             barriers: Default::default(),
             counters: Counters::default(),
             limit,
@@ -92,17 +95,16 @@ impl<'a> Runner<'a> {
     pub fn run(&mut self, index: [u32; 3]) -> Result<(), Fault> {
         self.start(index);
         loop {
-            let (mut progress, mut finished) = (false, true);
-            let mut instructions = 0;
-            for warp in 0..self.warps.len() {
+            self.turns.next_round();
+            let mut progress = false;
+            for number in 0..self.turns.count() {
+                let Some((warp, turn)) = self.turns.get(number, progress) else { continue };
                 let before = self.warps[warp].warp.clock;
-                let turn = self.turn(warp).map_err(|failure| self.report(warp, failure))?;
-                let clock = self.warps[warp].warp.clock;
-                instructions += clock;
-                progress |= clock != before;
-                finished &= turn == Turn::Finished;
+                self.turn(warp, turn).map_err(|failure| self.report(warp, failure))?;
+                progress |= self.warps[warp].warp.clock != before;
             }
-            if finished {
+            let instructions = self.warps.iter().map(|scheduled| scheduled.warp.clock).sum::<u64>();
+            if self.live() == 0 {
                 self.counters.warp_instructions += instructions;
                 return Ok(());
             }
@@ -117,7 +119,13 @@ impl<'a> Runner<'a> {
 
     fn start(&mut self, index: [u32; 3]) {
         self.index = index;
+        let [width, height, _] = self.launch.grid.map(u64::from);
+        let [i, j, k] = index.map(u64::from);
+        self.turns.start(i + width * (j + height * k));
         self.barriers = Default::default();
+        if let Some(watch) = self.block.watch {
+            watch.start(index, self.warps.iter().map(|scheduled| scheduled.born));
+        }
         self.clear_memory();
         let [x, y, _] = self.launch.block;
         let count = self.warps.len() as u32;
@@ -178,6 +186,7 @@ impl<'a> Runner<'a> {
             block_size: self.launch.block,
             warp: warp as u32,
             at: failure.at,
+            schedule: self.schedule,
         };
         fault::report(self.kernel, location, *failure.problem)
     }

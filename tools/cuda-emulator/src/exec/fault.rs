@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::module::Kernel;
 use super::problem::Problem;
 use super::program::Program;
+use super::schedule::Schedule;
 use crate::ptx::ast::Place;
 use crate::report::Fault;
 
@@ -17,6 +18,7 @@ pub struct Location {
     pub warp: u32,
     /// Index of the instruction.
     pub at: u32,
+    pub schedule: Schedule,
 }
 
 pub fn report(kernel: &Kernel, location: Location, problem: Problem) -> Fault {
@@ -40,6 +42,7 @@ pub fn report(kernel: &Kernel, location: Location, problem: Problem) -> Fault {
         thread,
         access,
         detail,
+        schedule: location.schedule,
     }
 }
 

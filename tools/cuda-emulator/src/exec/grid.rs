@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::{Runner, local_bytes};
 use super::fault::{self, Location};
+use super::lanes::LANES;
 use super::problem::Problem;
+use super::race::{LaunchWatch, SharedCells, Watch};
+use super::schedule::{BlockOrder, Schedule};
 use super::warp::Block;
 use super::{Counters, Launch, Options};
 use crate::memory::{ADDRESSABLE, INITIALISED, Memory, READ_ONLY, Region};
 use crate::report::{Fault, Kind};
 
-/// Runs every block. Of the faults of several blocks, that of the first block is reported, so that it is the
-/// same every time.
+/// Runs every block. Of the faults of several blocks, that of the block that was the first to start is reported, so
+/// that it is the same every time; but of two blocks that race with each other, either may be the later.
 pub fn run(
     memory: &Memory,
     launch: &Launch<'_>,
@@ -23,16 +26,18 @@ pub fn run(
     if launch.grid.contains(&0) || launch.block.contains(&0) {
         return Ok(Counters::default());
     }
+    let blocks = launch.grid.iter().map(|&size| size as u64).product::<u64>();
+    let workers = (options.threads.max(1) as u64).min(blocks);
     let shared = Shared {
         memory,
         launch,
         params: parameters(launch).map_err(|e| no_memory(launch, &e))?,
+        watch: options.checked.then(|| LaunchWatch::new(memory, launch.grid, workers > 1)),
+        order: BlockOrder::new(options.schedule, blocks),
         next: AtomicU64::new(0),
         first_fault: Mutex::new((u64::MAX, None)),
         counters: Mutex::default(),
     };
-    let blocks = launch.grid.iter().map(|&size| size as u64).product::<u64>();
-    let workers = (options.threads.max(1) as u64).min(blocks);
     if workers == 1 {
         shared.work(blocks, options, limit);
     } else {
@@ -54,9 +59,12 @@ struct Shared<'a> {
     memory: &'a Memory,
     launch: &'a Launch<'a>,
     params: Region,
-    /// The next block that nobody has taken.
+    /// Finds races.
+    watch: Option<LaunchWatch<'a>>,
+    order: BlockOrder,
+    /// The position of the next block that nobody has taken.
     next: AtomicU64,
-    /// The number of a block and its fault.
+    /// The position of a block and its fault.
     first_fault: Mutex<(u64, Option<Fault>)>,
     counters: Mutex<Counters>,
 }
@@ -68,13 +76,18 @@ impl Shared<'_> {
         let threads = block.iter().map(|&size| size as usize).product::<usize>();
         let own_bytes = local_bytes(kernel);
         let shared = kernel.layout.dynamic_shared as usize + dynamic_shared as usize;
-        let reserve =
-            || Ok((Region::reserve(shared)?, Region::reserve(own_bytes as usize * threads)?));
-        let (shared, local) = match reserve() {
+        let warps = threads.div_ceil(LANES);
+        let reserve = || {
+            let local = Region::reserve(own_bytes as usize * threads)?;
+            Ok((SharedCells::reserve(shared, warps)?, Region::reserve(shared)?, local))
+        };
+        let (cells, shared, local) = match reserve() {
             Ok(regions) => regions,
             Err(e) => return self.fail(0, no_memory(self.launch, &e)),
         };
+        let watch = self.watch.as_ref().map(|launch| Watch::new(launch, &cells, warps));
         let surroundings = Block {
+            program: &kernel.program,
             constants: &kernel.program.constants,
             memory: self.memory,
             shared: &shared,
@@ -82,17 +95,20 @@ impl Shared<'_> {
             local_bytes: own_bytes,
             params: &self.params,
             is_checked: options.checked,
+            watch: watch.as_ref(),
         };
-        let mut runner = Runner::new(kernel, self.launch, surroundings, limit);
+        let schedule = options.schedule;
+        let mut runner = Runner::new(kernel, self.launch, surroundings, schedule, limit);
         loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= blocks || number > self.first_fault().0 {
+            let position = self.next.fetch_add(1, Ordering::Relaxed);
+            if position >= blocks || position > self.first_fault().0 {
                 break;
             }
+            let number = self.order.number(position);
             let [x, y] = [grid[0] as u64, grid[1] as u64];
             let index = [number % x, number / x % y, number / x / y].map(|i| i as u32);
             if let Err(fault) = runner.run(index) {
-                self.fail(number, fault);
+                self.fail(position, fault);
                 break;
             }
         }
@@ -105,10 +121,10 @@ impl Shared<'_> {
         self.first_fault.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn fail(&self, number: u64, fault: Fault) {
+    fn fail(&self, position: u64, fault: Fault) {
         let mut first = self.first_fault();
-        if number < first.0 {
-            *first = (number, Some(fault));
+        if position < first.0 {
+            *first = (position, Some(fault));
         }
     }
 }
@@ -127,7 +143,8 @@ fn parameters(launch: &Launch<'_>) -> io::Result<Region> {
 fn no_memory(launch: &Launch<'_>, error: &io::Error) -> Fault {
     let problem =
         Problem::of_lanes(Kind::Trap, 0, format!("The host has no memory for it: {error}."));
-    let location = Location { block: [0; 3], block_size: launch.block, warp: 0, at: 0 };
+    let (block_size, schedule) = (launch.block, Schedule::Order);
+    let location = Location { block: [0; 3], block_size, warp: 0, at: 0, schedule };
     fault::report(launch.kernel, location, *problem)
 }
 
@@ -145,7 +162,8 @@ mod tests {
         let kernel = module.kernel("k").unwrap();
         let block = [block, 1, 1];
         let launch = Launch { kernel, grid: [5, 1, 1], block, dynamic_shared: 0, params: &[] };
-        run(&memory, &launch, &Options { checked: true, threads: 2 }, limit)
+        let options = Options { checked: true, threads: 2, schedule: Schedule::Order };
+        run(&memory, &launch, &options, limit)
     }
 
     #[test]

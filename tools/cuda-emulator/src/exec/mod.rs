@@ -2,7 +2,8 @@
 //!
 //! [`Module::load`] turns PTX into programs: `decode` inlines device functions and gives every operand a
 //! slot, and what an opcode does stands in `ops`. [`launch`] hands the blocks of a grid to threads
-//! (`grid`); each runs the warps of a block in turns (`block`, `turn`).
+//! (`grid`); each runs the warps of a block in turns (`block`, `turn`), as a `schedule` says, while `race` watches
+//! their accesses.
 
 mod address;
 mod allocate;
@@ -24,13 +25,16 @@ mod print;
 mod problem;
 mod program;
 mod provided;
+mod race;
 mod rounding;
+mod schedule;
 mod touch;
 mod turn;
 mod warp;
 
 pub use counters::Counters;
 pub use module::{Kernel, LoadError, Module, Param};
+pub use schedule::{Schedule, Schedules};
 
 use crate::memory::Memory;
 use crate::report::Fault;
@@ -50,11 +54,12 @@ pub struct Launch<'a> {
 /// How a grid is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Reads of what was never written, of what is still being copied, and accesses outside of allocations
-    /// are faults.
+    /// Reads of what was never written, of what is still being copied, accesses outside of allocations and
+    /// races are faults.
     pub checked: bool,
     /// Of the host, to run blocks on.
     pub threads: usize,
+    pub schedule: Schedule,
 }
 
 /// Instructions of the warps of a block after which it counts as endless: about half a minute.

@@ -47,16 +47,34 @@ pub struct Instruction {
     pub form: u8,
 }
 
-/// The space of a memory instruction and how wide its addresses are.
+/// The space of a memory instruction, how wide its addresses are, and what it is to other threads.
 #[derive(Clone, Copy)]
 pub struct Access {
     pub space: Space,
     pub width: Width,
+    pub order: Order,
+}
+
+/// How an access or a fence takes part in PTX's memory model; as it is by default, weakly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    pub is_strong: bool,
+    pub acquires: bool,
+    pub releases: bool,
+    /// Its scope is the block; else it is the device.
+    pub is_of_block: bool,
+}
+
+impl Order {
+    pub const WEAK: Order =
+        Order { is_strong: false, acquires: false, releases: false, is_of_block: false };
+    pub const RELAXED: Order = Order { is_strong: true, ..Order::WEAK };
 }
 
 impl Access {
     /// Of instructions that touch no memory.
-    pub const NONE: Access = Access { space: Space::Generic, width: Width::B64 };
+    pub const NONE: Access =
+        Access { space: Space::Generic, width: Width::B64, order: Order::WEAK };
 }
 
 #[derive(Clone, Copy)]

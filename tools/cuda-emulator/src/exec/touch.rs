@@ -21,11 +21,14 @@ pub enum Touch {
 #[inline(always)]
 pub fn touch(
     warp: &mut Warp,
-    _block: &Block<'_>,
+    block: &Block<'_>,
     target: &Target<'_>,
     bytes: usize,
     touch: Touch,
 ) -> Result<(), Box<Problem>> {
     warp.counters.touch(target, bytes, touch);
-    Ok(())
+    match block.watch {
+        Some(watch) => watch.touch(warp, block, target, bytes, touch),
+        None => Ok(()),
+    }
 }

@@ -1,7 +1,7 @@
 //! The turn of a warp: one instruction of a group of lanes after the other.
 
 use super::barrier::BARRIERS;
-use super::block::{Failure, Runner, Scheduled, Turn};
+use super::block::{Failure, Runner, Scheduled};
 use super::divergence::{Group, State};
 use super::fault;
 use super::lanes::{ALL, Lane};
@@ -11,32 +11,26 @@ use super::provided;
 use super::warp::Block;
 use crate::report::Kind;
 
-/// Instructions of a turn at most.
-const QUANTUM: u64 = 512;
-
 impl Runner<'_> {
-    /// Runs a warp until it waits, its turn is over, or it has finished.
-    pub fn turn(&mut self, number: usize) -> Result<Turn, Failure> {
-        let scheduled = &mut self.warps[number];
-        let end = scheduled.warp.clock + QUANTUM;
-        while let Some((group, stop)) = self.warps[number].groups.take() {
-            self.run_group(number, group, stop, end)?;
-            let scheduled = &mut self.warps[number];
-            if scheduled.warp.clock >= end {
-                scheduled.groups.end_quantum();
-                return Ok(Turn::Busy);
+    /// Runs a warp until it waits, has run so many instructions, or has finished.
+    pub fn turn(&mut self, number: usize, instructions: u64) -> Result<(), Failure> {
+        let end = self.warps[number].warp.clock + instructions;
+        while let Some(taken) = self.warps[number].groups.take() {
+            let start = self.warps[number].warp.clock;
+            self.run_group(number, taken.group, taken.stop, end.min(start + taken.limit))?;
+            let Scheduled { warp, groups, .. } = &mut self.warps[number];
+            groups.ran(&taken, warp.clock - start);
+            if warp.clock >= end {
+                return Ok(());
             }
         }
-        let scheduled = &self.warps[number];
-        if scheduled.live == 0 {
-            return Ok(Turn::Finished);
+        let groups = &self.warps[number].groups;
+        if groups.first_in(|state| matches!(state, State::AtBarrier(_))).is_some() {
+            return Ok(());
         }
-        if scheduled.groups.first_in(|state| matches!(state, State::AtBarrier(_))).is_some() {
-            return Ok(Turn::Waits);
-        }
-        match scheduled.groups.first_in(|state| state == State::Parked) {
+        match groups.first_in(|state| state == State::Parked) {
             Some(group) => Err(self.never_joined(number, group)),
-            None => Ok(Turn::Finished),
+            None => Ok(()),
         }
     }
 
@@ -125,6 +119,9 @@ impl Runner<'_> {
             Op::Exit => {
                 scheduled.live &= !mask;
                 scheduled.groups.retry_parked();
+                if let Some(watch) = self.block.watch {
+                    watch.exit(number as u32, mask);
+                }
                 for barrier in 0..BARRIERS {
                     self.release_if_complete(barrier as u8);
                 }
@@ -201,6 +198,9 @@ impl Runner<'_> {
             state.vote(mask & scheduled.warp.predicate(instruction.operands[3]), mask);
         }
         state.expected = if barrier.is_counted { count } else { 0 };
+        if let (true, Some(watch)) = (barrier.is_counted, self.block.watch) {
+            watch.arrive(id as u8, number as u32, mask);
+        }
         // A count is one of warps, whole or not.
         let is_whole = barrier.is_counted && barrier.is_aligned;
         state.arrived += if is_whole { 32 } else { mask.count_ones() };
@@ -220,8 +220,15 @@ impl Runner<'_> {
             return;
         }
         let complete = std::mem::take(state);
+        let watch = self.block.watch;
+        if let (0, Some(watch)) = (complete.expected, watch) {
+            watch.meet();
+        }
         for Scheduled { warp, groups, .. } in &mut self.warps {
             groups.release(id, |group| {
+                if let (1.., Some(watch)) = (complete.expected, watch) {
+                    watch.leave(id, warp.index, group.mask);
+                }
                 let instruction = &self.kernel.program.instructions[group.at as usize];
                 let Op::Barrier(Barrier { action: Action::Reduce(reduction), .. }) = instruction.op
                 else {
@@ -238,6 +245,9 @@ impl Runner<'_> {
                     }
                 }
             });
+        }
+        if let Some(watch) = watch {
+            watch.end_meeting(id);
         }
     }
 }

@@ -4,10 +4,12 @@ use super::async_copy::AsyncCopies;
 use super::counters::Counters;
 use super::lanes::LANES;
 use super::program::{Operand, Program, Slot};
+use super::race::Watch;
 use crate::memory::{Memory, Region};
 
 /// What the warps of a block share.
 pub struct Block<'a> {
+    pub program: &'a Program,
     pub constants: &'a [Slot],
     pub memory: &'a Memory,
     pub shared: &'a Region,
@@ -17,6 +19,8 @@ pub struct Block<'a> {
     pub params: &'a Region,
     /// The shadow of memory is heeded.
     pub is_checked: bool,
+    /// Finds races.
+    pub watch: Option<&'a Watch<'a>>,
 }
 
 /// The registers of a warp and its asynchronous copies.

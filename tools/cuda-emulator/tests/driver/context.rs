@@ -1,7 +1,6 @@
 //! The device, the context, errors, and the driver's version.
 
 use std::ffi::CStr;
-use std::process::Command;
 
 use emucuda::driver::context::*;
 use emucuda::driver::cuDriverGetVersion;
@@ -11,6 +10,7 @@ use emucuda::driver::memory::{cuMemFree_v2, cuMemGetInfo_v2};
 use emucuda::driver::stream::cuStreamCreate;
 
 use super::*;
+use crate::process;
 
 #[test]
 fn there_is_one_device_and_it_says_what_it_is() {
@@ -89,19 +89,9 @@ fn a_thread_needs_the_context() {
 
 /// Runs a test of this file in a process of its own, where it gets `None`; the parent gets what
 /// that said on stderr.
-fn alone(test: &str, environment: &[(&str, &str)]) -> Option<String> {
-    const MARK: &str = "CUDA_EMULATOR_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
-        return None;
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "--nocapture", &format!("driver::context::{test}")]);
-    command.envs(environment.iter().copied()).env(MARK, "1");
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let ran = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && ran.contains("1 passed"), "{test}: {ran}{said}");
-    Some(said)
+fn alone(test: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let said = process::alone(&format!("driver::context::{test}"), variables)?;
+    Some(said.stderr)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod capture;
 mod context;
 mod cudarc;
+mod deferred;
 mod launch;
 mod launched;
 mod memory;

@@ -9,7 +9,7 @@ __device__ __forceinline__ void half_a_warp(float* y) {
     if (kIsRight || threadIdx.x % 32 < 16) {
         __syncthreads(); // divergent_barrier
     }
-    y[threadIdx.x] = own[threadIdx.x ^ 1];
+    y[threadIdx.x] = own[threadIdx.x];
     __syncthreads();
     own[threadIdx.x] = 0.0f;
 }

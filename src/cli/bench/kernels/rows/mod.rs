@@ -2,11 +2,16 @@
 //!
 //! One file per op lists its rows; an op without a row here is neither timed nor held to its bars.
 
+mod activation;
+mod column_sums;
 mod embedding;
+mod layer_norm;
 mod lora;
 mod movements;
 mod optimizer;
 mod rms_norm;
+mod rope;
+mod sampling;
 
 use half::bf16;
 
@@ -64,10 +69,19 @@ impl Row {
 
 /// Of all ops, in the order of `src/ops`.
 pub fn all() -> Vec<Row> {
-    [rms_norm::rows(), embedding::rows(), movements::rows(), lora::rows(), optimizer::rows()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let ops = [
+        column_sums::rows(),
+        rms_norm::rows(),
+        layer_norm::rows(),
+        rope::rows(),
+        activation::rows(),
+        embedding::rows(),
+        movements::rows(),
+        sampling::rows(),
+        lora::rows(),
+        optimizer::rows(),
+    ];
+    ops.into_iter().flatten().collect()
 }
 
 /// One rounding of what is stored, and sums in another order.

@@ -3,6 +3,7 @@
 use super::{Row, prepared};
 use crate::ops::Write;
 use crate::ops::rms_norm::{self, Residual};
+use crate::tensor::TensorMut;
 
 const EPS: f32 = 1e-6;
 
@@ -51,8 +52,8 @@ pub fn rows() -> Vec<Row> {
                 let (rstd, dh) = (on.f32_input(rows, 1, 5)?, on.output(rows, cols)?);
                 prepared([h, weight, rstd, dy, dh], 1, |[h, weight, rstd, dy, dh]| {
                     let (h, weight, rstd, dy) = (h.view(), weight.view(), rstd.view(), dy.view());
-                    let write = Write::Overwrite;
-                    rms_norm::backward(h, weight, rstd, dy, dh.view_mut(), None, write)
+                    let (partials, write) = (TensorMut::vector::<f32>(&mut []), Write::Overwrite);
+                    rms_norm::backward(h, weight, rstd, dy, dh.view_mut(), None, partials, write)
                 })
             },
             ..Row::USUAL
@@ -66,12 +67,14 @@ pub fn rows() -> Vec<Row> {
                 let [h, dy] = [on.input(rows, cols, 1)?, on.input(rows, cols, 4)?];
                 let weight = on.input(1, cols, 2)?;
                 let (rstd, dh) = (on.f32_input(rows, 1, 5)?, on.output(rows, cols)?);
+                let partials = on.f32_output(1, rms_norm::partials([rows, cols]))?;
                 let dweight = on.f32_output(1, cols)?;
-                let buffers = [h, weight, rstd, dy, dh, dweight];
-                prepared(buffers, 2, |[h, weight, rstd, dy, dh, dweight]| {
+                let buffers = [h, weight, rstd, dy, partials, dh, dweight];
+                prepared(buffers, 2, |[h, weight, rstd, dy, partials, dh, dweight]| {
                     let (h, weight, rstd, dy) = (h.view(), weight.view(), rstd.view(), dy.view());
                     let (dh, dweight) = (dh.view_mut(), Some(dweight.view_mut()));
-                    rms_norm::backward(h, weight, rstd, dy, dh, dweight, Write::Overwrite)
+                    let (partials, write) = (partials.view_mut(), Write::Overwrite);
+                    rms_norm::backward(h, weight, rstd, dy, dh, dweight, partials, write)
                 })
             },
             ..Row::USUAL

@@ -6,7 +6,8 @@ use super::inline;
 use super::{Decoder, count};
 use crate::exec::lanes::{Width, compile};
 use crate::exec::ops::Opcode;
-use crate::exec::program::{Action, Barrier, Instruction, Members, Op, Reduction};
+use crate::exec::ops::memory::order;
+use crate::exec::program::{Action, Barrier, Instruction, Members, Op, Order, Reduction};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::{Operand as Text, Type};
 
@@ -53,31 +54,40 @@ pub fn decode(
             return call(decoder, text);
         }
         "membar" | "fence" => {
-            const WORDS: [&str; 9] =
-                ["cta", "gl", "sys", "gpu", "sc", "acq_rel", "acquire", "release", "cluster"];
-            code.ignore(|word| WORDS.contains(&word));
-            Op::Lanes(compile(
+            let both = Order { acquires: true, releases: true, ..Order::RELAXED };
+            let order = order(code, both);
+            let run = compile(
                 #[inline(always)]
-                |_: &mut Warp, _: &Block<'_>, _: &Instruction, _| {
+                |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
                     fence(Ordering::SeqCst);
+                    if let Some(watch) = block.watch {
+                        watch.fence(warp.index, mask, instruction.access.order);
+                    }
                     Ok(())
                 },
-            ))
+            );
+            decoder.append(Op::Lanes(run), &[]).access.order = order;
+            return Ok(());
         }
         "bar" if code.flag("warp") => {
             count(text, 1)?;
             let members = decoder.binder.source(&text[0], Width::B32)?;
-            let arrive = compile(
+            let meet = compile(
                 #[inline(always)]
-                |warp: &mut Warp, _: &Block<'_>, _: &Instruction, _| {
+                |warp: &mut Warp, block: &Block<'_>, instruction: &Instruction, mask| {
                     warp.counters.warp_barriers += 1;
+                    if let Some(watch) = block.watch {
+                        let members = warp.word(block, instruction.operands[0]);
+                        watch.meet_in_warp(warp.index, mask, members);
+                    }
                     Ok(())
                 },
             );
             if !code.flag("sync") {
                 return Err("expected `.sync`".into());
             }
-            Op::Sync(arrive, Members::Mask(members))
+            decoder.append(Op::Sync(meet, Members::Mask(members)), &[members]);
+            return Ok(());
         }
         "bar" | "barrier" => return barrier(decoder, code, text),
         // A hint, a pause, a mark: nothing that a kernel could notice.

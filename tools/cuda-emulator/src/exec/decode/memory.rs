@@ -4,9 +4,9 @@ use super::{Decoder, count, elements};
 use crate::exec::address::{space_of, window};
 use crate::exec::async_copy;
 use crate::exec::lanes::{Width, map1, with1};
-use crate::exec::ops::memory::{ignore_hints, load, space, store, vector};
+use crate::exec::ops::memory::{ignore_hints, load, order, space, store, vector};
 use crate::exec::ops::{Opcode, atomic};
-use crate::exec::program::{Access, Op, Operand};
+use crate::exec::program::{Access, Op, Operand, Order};
 use crate::ptx::ast::{Operand as Text, Space, Type};
 
 pub fn decode(
@@ -56,6 +56,7 @@ fn ld(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
     let text = without_policy(code, text);
     count(text, 2)?;
     let mut space = space(code);
+    let order = order(code, Order::WEAK);
     ignore_hints(code);
     let (number, r#type) = vector(code)?;
     let results = elements(&text[0]);
@@ -67,7 +68,7 @@ fn ld(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
         operands.push(decoder.binder.result(result, width)?);
     }
     let Some((run, form)) = load(r#type, number, width) else { return code.unsupported_type() };
-    let access = Access { space, width: address_width };
+    let access = Access { space, width: address_width, order };
     let instruction = decoder.append(Op::Lanes(run), &operands);
     (instruction.immediate, instruction.access, instruction.form) = (offset, access, form);
     Ok(())
@@ -77,6 +78,7 @@ fn st(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
     let text = without_policy(code, text);
     count(text, 2)?;
     let mut space = space(code);
+    let order = order(code, Order::WEAK);
     ignore_hints(code);
     let (number, r#type) = vector(code)?;
     let sources = elements(&text[1]);
@@ -88,7 +90,7 @@ fn st(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
         operands.push(decoder.binder.source(source, width)?);
     }
     let Some(run) = store(r#type, number, width) else { return code.unsupported_type() };
-    let access = Access { space, width: address_width };
+    let access = Access { space, width: address_width, order };
     let instruction = decoder.append(Op::Lanes(run), &operands);
     (instruction.immediate, instruction.access) = (offset, access);
     Ok(())
@@ -98,6 +100,7 @@ fn st(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result
 fn atom(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Result<(), String> {
     let text = without_policy(code, text);
     let mut space = space(code);
+    let order = order(code, Order::RELAXED);
     ignore_hints(code);
     let with_result = (code.name == "atom") as usize;
     let Some(atomic::Atomic { run, width, form, sources }) = atomic::decode(code) else {
@@ -113,7 +116,7 @@ fn atom(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
     for source in &text[1 + with_result..] {
         operands.push(decoder.binder.source(source, width)?);
     }
-    let access = Access { space, width: address_width };
+    let access = Access { space, width: address_width, order };
     let instruction = decoder.append(Op::Lanes(run), &operands);
     (instruction.immediate, instruction.access, instruction.form) = (offset, access, form);
     Ok(())
@@ -172,7 +175,7 @@ fn copy(decoder: &mut Decoder<'_>, code: &mut Opcode<'_>, text: &[Text]) -> Resu
         }
     }
     let offsets = to_offset << 32 | from_offset & 0xffff_ffff;
-    let access = Access { space: Space::Shared, width: to_width };
+    let access = Access { space: Space::Shared, width: to_width, order: Order::WEAK };
     let instruction = decoder.append(Op::Lanes(run), &[to, from, read, ignored]);
     (instruction.immediate, instruction.access) = (offsets, access);
     Ok(())

@@ -4,7 +4,7 @@ use super::{Decoder, count, elements};
 use crate::exec::lanes::Width;
 use crate::exec::ops::memory::space;
 use crate::exec::ops::{Opcode, matrix, warp_wide};
-use crate::exec::program::{Access, Members, Op};
+use crate::exec::program::{Access, Members, Op, Order};
 use crate::ptx::ast::{Operand as Text, Space, Type};
 
 pub fn decode(
@@ -127,7 +127,7 @@ fn load_matrix(
     for result in results {
         operands.push(decoder.binder.result(result, Width::B32)?);
     }
-    let access = Access { space, width };
+    let access = Access { space, width, order: Order::WEAK };
     let instruction = decoder.append(Op::Sync(run, Members::All), &operands);
     (instruction.immediate, instruction.access) = (offset, access);
     Ok(())

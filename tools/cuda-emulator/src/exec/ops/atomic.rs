@@ -207,6 +207,7 @@ fn atomic<T: Held<C>, C: Cell>(f: impl Fn(u8, Space, T, T, T) -> T + Copy) -> (R
             while rest != 0 {
                 let target = target(warp, block, access.space, &addresses, rest);
                 rest &= !target.mask;
+                let _alone = block.watch.and_then(|of| of.alone(warp, block, target.space));
                 for lane in (0..32).filter(|lane| target.mask >> lane & 1 != 0) {
                     let at = cell::<C>(&target, lane, block.is_checked);
                     let at = at.map_err(|kind| {

@@ -4,7 +4,8 @@ use super::Opcode;
 use crate::exec::address::{Target, addresses, target};
 use crate::exec::lanes::{Lane, Run, Width, compile, each};
 use crate::exec::problem::Problem;
-use crate::exec::program::Instruction;
+use crate::exec::program::{Instruction, Order};
+use crate::exec::race;
 use crate::exec::touch::{Touch, touch};
 use crate::exec::warp::{Block, Warp};
 use crate::ptx::ast::Space;
@@ -26,14 +27,28 @@ pub fn space(code: &mut Opcode<'_>) -> Space {
     code.pick(&SPACES).unwrap_or(Space::Generic)
 }
 
-/// Drops what says how caches and other threads see an access: here all see it at once.
+/// Drops what says how caches see an access: here all see it at once.
 pub fn ignore_hints(code: &mut Opcode<'_>) {
-    const WORDS: [&str; 18] = [
-        "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "weak", "volatile", "relaxed", "acquire",
-        "release", "acq_rel", "cta", "cluster", "gpu", "sys",
-    ];
+    const WORDS: [&str; 8] = ["ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc"];
     let is_hint = |word: &str| word.starts_with("L1::") || word.starts_with("L2::");
     code.ignore(|word| WORDS.contains(&word) || is_hint(word));
+}
+
+/// What an access or a fence is to other threads; `default` where it does not say.
+pub fn order(code: &mut Opcode<'_>, default: Order) -> Order {
+    let both = Order { acquires: true, releases: true, ..Order::RELAXED };
+    let semantics = [
+        ("weak", Order::WEAK),
+        ("volatile", Order::RELAXED),
+        ("relaxed", Order::RELAXED),
+        ("acquire", Order { releases: false, ..both }),
+        ("release", Order { acquires: false, ..both }),
+        ("acq_rel", both),
+        ("sc", both),
+    ];
+    let order = code.pick(&semantics).unwrap_or(default);
+    let scopes = [("cta", true), ("cluster", false), ("gpu", false), ("gl", false), ("sys", false)];
+    Order { is_of_block: code.pick(&scopes).unwrap_or(false), ..order }
 }
 
 /// How many values, of which type and space an instruction moves.
@@ -210,6 +225,7 @@ pub fn read<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
+        let _alone = block.watch.and_then(|watch| watch.alone(warp, block, target.space));
         read_target(&target, block, addresses, values)?;
         touch(warp, block, &target, N, Touch::Read)?;
     }
@@ -308,8 +324,10 @@ pub fn write<const N: usize>(
     while rest != 0 {
         let target = target(warp, block, space, addresses, rest);
         rest &= !target.mask;
+        let _alone = block.watch.and_then(|watch| watch.alone(warp, block, target.space));
         if !write_together(&target, block.is_checked, values) {
             write_apart(&target, block, addresses, values)?;
+            race::collide(warp, block, &target, values)?;
         }
         touch(warp, block, &target, N, Touch::Write)?;
     }
