@@ -3,7 +3,7 @@
 use half::bf16;
 use silkie::device::arena::{Arena, Plan};
 use silkie::device::{Buffer, Device};
-use silkie::ops::{activation, rows};
+use silkie::ops::interpolate;
 use silkie::tensor::{DType, Tensor, TensorMut};
 
 use crate::support::{self, random};
@@ -79,21 +79,23 @@ fn the_host_cannot_touch_a_gpu() {
 #[test]
 fn an_op_without_a_kernel_says_so() {
     let Some(cuda) = support::cuda() else { return };
-    let there = || Buffer::on(Device::Cuda(cuda), DType::F32, 2, 2).unwrap();
-    let here = || Buffer::f32(2, 2);
-    let expected = |op: &str, name: &str| {
-        format!("{op}: {name} is on cuda:0, where this op has no kernel yet; pass --device cpu")
-    };
-    for (mut x, mut y, name) in
-        [(there(), there(), "x"), (there(), here(), "x"), (here(), there(), "y")]
-    {
-        let error = activation::gelu(x.view(), y.view_mut()).unwrap_err().to_string();
-        assert_eq!(error, expected("activation::gelu", name));
-        let error = rows::copy(x.view(), y.view_mut()).unwrap_err().to_string();
-        assert_eq!(error, expected("rows::copy", name));
-        let index = Buffer::on(x.device(), DType::U32, 2, 1).unwrap();
-        let gathered = rows::gather(y.view(), index.view(), x.view_mut());
-        assert!(gathered.unwrap_err().to_string().contains("no kernel yet"), "{name}");
+    let there = || Buffer::on(Device::Cuda(cuda), DType::F32, 4, 2).unwrap();
+    let here = || Buffer::f32(4, 2);
+    for (x, mut y, names) in [
+        (there(), there(), ["src", "ddst"]),
+        (there(), here(), ["src", "ddst"]),
+        (here(), there(), ["dst", "dsrc"]),
+    ] {
+        let forward = interpolate::forward(x.view(), y.view_mut()).unwrap_err();
+        let backward = interpolate::backward(x.view(), y.view_mut()).unwrap_err();
+        for (op, name, error) in [("forward", names[0], forward), ("backward", names[1], backward)]
+        {
+            let expected = format!(
+                "interpolate::{op}: {name} is on cuda:0, where this op has no kernel yet; pass \
+                 --device cpu"
+            );
+            assert_eq!(error.to_string(), expected);
+        }
     }
 }
 
