@@ -11,8 +11,14 @@
 //   8192 × 4096 bf16 = 134 MB, floor 28 us at 4.8 TB/s (H200).
 // Backward moves 3 (4 when it adds) at 9 FLOP: 201 MB, 42 us. With dw 3 FLOP more in the same pass.
 // A block takes 16 rows one after the other, with dw 64, and a thread the same pack of columns of
-// each: w is read once and stays in a register, as do the sums of dw. The next rows are loaded
-// before these are summed. What a row has beyond a pack for each of 1024 threads is read twice.
+// each: w is read once and stays in registers, as do the sums of dw. The next rows are loaded before
+// these are summed, so that loads are under way during the barrier; at 64 registers two blocks of
+// 4096 bf16 share a multiprocessor, and 8192 rows make 512 blocks (with dw 128: one wave of 132).
+// What a row has beyond 4096 columns is read twice.
+// Bytes over the floor at 256 × 4096 bf16 are 1.03, 1.02 and with dw 1.02 (counted by the emulator; no
+// GPU has timed it). Beaten by them (reckoned): a block per row, which reads w for each, 1.5 and 1.7;
+// dw in a pass of its own, 2.3; 32 rows a block with dw, 1.05, for the partials. A warp per row would
+// hold 64 registers of it.
 // Launched by src/ops/rms_norm/cuda.rs; reference in cpu.rs.
 #include "common/columns.cuh"
 #include "common/pack.cuh"

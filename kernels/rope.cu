@@ -86,11 +86,7 @@ __device__ __forceinline__ void turn(const Turn<T>& p) {
     // More than once for heads of more than 256 elements only.
 #pragma unroll 1
     for (int i = lane % wide * kQuad; i < half; i += wide * kQuad) {
-        Pack<float, kQuad> cos, sin;
-#pragma unroll
-        for (int k = 0; k < kQuad; ++k) {
-            cos.at[k] = sin.at[k] = __int_as_float(0x7fc00000); // NaN
-        }
+        Pack<float, kQuad> cos = {NAN, NAN, NAN, NAN}, sin = cos;
         if (known) {
             cos = load_pack(table + i);
             sin = load_pack(table + half + i);

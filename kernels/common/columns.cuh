@@ -18,7 +18,7 @@ constexpr int kMaxChunk = 64;
 
 // Where a chunk of rows ends that starts at row `first`; the last chunk may be shorter.
 __device__ __forceinline__ int chunk_end(int first, int chunk, int rows) {
-    return first < rows - chunk ? first + chunk : rows;
+    return first + min(chunk, rows - first);
 }
 
 // Writes the sums that the lanes of a warp hold of their packs of T, side by side, to the n columns

@@ -81,21 +81,15 @@ fn an_op_without_a_kernel_says_so() {
     let Some(cuda) = support::cuda() else { return };
     let there = || Buffer::on(Device::Cuda(cuda), DType::F32, 4, 2).unwrap();
     let here = || Buffer::f32(4, 2);
-    for (x, mut y, names) in [
-        (there(), there(), ["src", "ddst"]),
-        (there(), here(), ["src", "ddst"]),
-        (here(), there(), ["dst", "dsrc"]),
-    ] {
-        let forward = interpolate::forward(x.view(), y.view_mut()).unwrap_err();
-        let backward = interpolate::backward(x.view(), y.view_mut()).unwrap_err();
-        for (op, name, error) in [("forward", names[0], forward), ("backward", names[1], backward)]
-        {
-            let expected = format!(
-                "interpolate::{op}: {name} is on cuda:0, where this op has no kernel yet; pass \
-                 --device cpu"
-            );
-            assert_eq!(error.to_string(), expected);
-        }
+    for (src, mut dst, name) in
+        [(there(), there(), "src"), (there(), here(), "src"), (here(), there(), "dst")]
+    {
+        let error = interpolate::forward(src.view(), dst.view_mut()).unwrap_err().to_string();
+        let expected = format!(
+            "interpolate::forward: {name} is on cuda:0, where this op has no kernel yet; pass \
+             --device cpu"
+        );
+        assert_eq!(error, expected);
     }
 }
 

@@ -178,12 +178,14 @@ fn a_row_of_qwen_agrees() {
     }
 }
 
-/// Each row has 8 logits; tokens at uniform 0, 0.3, 0.6 and the last number below 1.
+/// A row, top_p, the most likely token, and those at uniform 0, 0.3, 0.6 and the last number below 1.
+type Special = (&'static str, [f32; 8], f32, u32, [u32; 4]);
+
 #[test]
 fn special_logits_weigh_what_they_should() {
     const INF: f32 = f32::INFINITY;
     const NAN: f32 = f32::NAN;
-    let cases: [(&str, [f32; 8], f32, u32, [u32; 4]); 13] = [
+    let cases: [Special; 13] = [
         ("equals", [1.0; 8], 1.0, 0, [0, 2, 4, 7]),
         ("half of equals", [1.0; 8], 0.5, 0, [0, 1, 2, 3]),
         ("half of equals and one more", [1.0; 8], 0.501, 0, [0, 1, 3, 4]),

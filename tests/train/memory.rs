@@ -8,6 +8,7 @@ use silkie::model::adapter::{Adapter, LoraConfig};
 use silkie::model::config::ModelConfig;
 use silkie::model::names;
 use silkie::model::params::Trainable;
+use silkie::ops::{column_sums, layer_norm, rms_norm};
 use silkie::tensor::DType;
 use silkie::train::memory;
 
@@ -49,6 +50,7 @@ fn everything_a_run_holds_is_planned_once() {
     assert_eq!(span(&plan, &format!("block {last} h_2")).shape, [tokens, d + 2 * 4]);
     assert_eq!(span(&plan, "head logits").dtype, DType::F32);
     assert_eq!(span(&plan, "slot 1 sources").shape, [tokens, 1]);
+    assert!(plan.spans().iter().all(|span| !span.name.contains("partials")), "no sums over rows");
     let lora_b = span(&plan, "weights transformer.h.0.attn.c_attn.weight");
     assert_eq!((lora_b.dtype, lora_b.shape), (DType::Bf16, [3 * d, d + 4]));
 }
@@ -69,6 +71,24 @@ fn what_is_trained_is_as_long_as_in_the_model() {
         for part in ["values", "gradients", "exp_avg", "exp_avg_sq"] {
             let span = span(&plan, &format!("trained {part}"));
             assert_eq!((span.dtype, span.shape), (DType::F32, [1, model.layout().len()]), "{name}");
+        }
+        if trainable != Trainable::Lora {
+            let rows = |name| span(&plan, name).shape[0];
+            let (d, visual) = (config.hidden_size, &config.visual);
+            let [tokens, patches] = ["residual 0", "resampler input"].map(rows);
+            let mut sums = vec![
+                rms_norm::partials([tokens, d]),
+                column_sums::partials([tokens, 3 * d]),
+                layer_norm::partials([patches, d]),
+            ];
+            if trainable == Trainable::All {
+                sums.push(layer_norm::partials([patches, visual.width]));
+                sums.push(column_sums::partials([patches, visual.mlp_width()]));
+                sums.push(column_sums::partials([patches, 3 * visual.width]));
+            }
+            let partials = span(&plan, "partials");
+            let largest = *sums.iter().max().unwrap();
+            assert_eq!((partials.dtype, partials.shape), (DType::F32, [1, largest]), "{name}");
         }
         let weights =
             plan.spans().iter().filter(|span| span.name.starts_with("weights transformer"));

@@ -276,7 +276,7 @@ impl Memory {
     /// A device with `bytes` of memory, and as many addresses as it takes never to use one twice for long.
     pub fn new(bytes: usize) -> io::Result<Self> {
         let region = Region::reserve(bytes)?;
-        let accesses = Mapping::reserve(bytes.saturating_mul(ACCESS_BYTES))?;
+        let accesses = Mapping::reserve(bytes.next_multiple_of(ALIGNMENT as usize) * ACCESS_BYTES)?;
         Ok(Memory { region, accesses, launches: AtomicU32::new(0), table: Mutex::default() })
     }
 

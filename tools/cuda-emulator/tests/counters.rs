@@ -1,6 +1,6 @@
 //! What launches are counted to take, against numbers derived by hand.
 
-use emucuda::exec::{Counters, Options};
+use emucuda::exec::{Counters, Options, Schedule};
 
 use crate::attention::{Attention, source};
 use crate::device::{CHECKED, Device, Params, Shape, compile};
@@ -44,7 +44,8 @@ const ROWS: &str =
 /// Bytes, sectors and ideal sectors of an access to global memory.
 #[test]
 fn global_accesses() {
-    let cases: &[(&str, &str, i32, i32, u32, [u64; 3])] = &[
+    type Case = (&'static str, &'static str, i32, i32, u32, [u64; 3]);
+    const CASES: &[Case] = &[
         ("u32 a0", LANE, 4, 0, 32, [128, 4, 4]),
         // Bytes 4 to 131.
         ("u32 a0", LANE, 4, 4, 32, [128, 5, 4]),
@@ -67,7 +68,7 @@ fn global_accesses() {
         ("v4.u32 {a0, a1, a2, a3}", ROWS, 16, 0, 32, [512, 16, 16]),
         ("v2.u64 {w0, w1}", LANE, 0, 0, 32, [16, 1, 1]),
     ];
-    for &(access, index, stride, offset, threads, [bytes, sectors, ideal]) in cases {
+    for &(access, index, stride, offset, threads, [bytes, sectors, ideal]) in CASES {
         let (r#type, registers) = access.split_once(' ').unwrap();
         let place = at(index, stride, offset);
         for space in [".global", ""] {
@@ -89,7 +90,8 @@ fn global_accesses() {
 #[test]
 fn shared_accesses() {
     const V4: &str = "v4.u32 {a0, a1, a2, a3}";
-    let cases: &[(&str, &str, i32, u32, [u64; 2])] = &[
+    type Case = (&'static str, &'static str, i32, u32, [u64; 2]);
+    const CASES: &[Case] = &[
         ("u32 a0", LANE, 4, 32, [1, 1]),
         ("u32 a0", LANE, 0, 32, [1, 1]),
         ("u32 a0", PAIR, 4, 32, [1, 1]),
@@ -120,7 +122,7 @@ fn shared_accesses() {
         (V4, LANE, 144, 32, [4, 4]),
         (V4, LANE, 16, 9, [2, 2]),
     ];
-    for &(access, index, stride, threads, [wavefronts, ideal]) in cases {
+    for &(access, index, stride, threads, [wavefronts, ideal]) in CASES {
         let (r#type, registers) = access.split_once(' ').unwrap();
         let place = at(index, stride, 0);
         let load = format!("ld.shared.{type} {registers}, [here];");
@@ -245,19 +247,24 @@ fn other_memory() {
 
 /// Of everything at once: fragments, copies, barriers, tails.
 #[test]
-fn counters_are_the_same_on_any_number_of_threads() {
-    let test = "counters_are_the_same_on_any_number_of_threads";
+fn counters_are_the_same_for_any_schedule_and_number_of_threads() {
+    let test = "counters_are_the_same_for_any_schedule_and_number_of_threads";
     let Some(ptx) = compile(test, &source()) else { return };
     let device = Device::new(&ptx);
     let attention = Attention::new(&device, 2, 200);
-    let count = |threads, checked| {
-        let options = Options { checked, threads, ..CHECKED };
+    let count = |threads, checked, schedule| {
+        let options = Options { checked, threads, schedule };
         attention.launch(&device, &options).unwrap_or_else(|fault| panic!("{fault}"))
     };
-    let first = count(1, true);
+    let first = count(1, true, Schedule::Order);
     assert!(first.mma > 0 && first.cp_async > 0 && first.block_barriers > 0, "{first:?}");
     for threads in 1..=4 {
-        assert_eq!(count(threads, true), first, "{threads} threads");
-        assert_eq!(count(threads, false), first, "{threads} threads, unchecked");
+        let checked = count(threads, true, Schedule::Order);
+        let plain = count(threads, false, Schedule::Order);
+        assert_eq!((checked, plain), (first, first), "{threads} threads");
+    }
+    let random = (0..20).map(|launch| Schedule::Random { seed: 1, launch });
+    for schedule in random.chain((0..4).map(|warp| Schedule::Last { warp })) {
+        assert_eq!(count(2, false, schedule), first, "{schedule}");
     }
 }

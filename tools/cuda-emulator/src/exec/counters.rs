@@ -116,16 +116,11 @@ impl Counters {
         for phase in 0..32 / lanes {
             phases += (target.mask >> (phase * lanes) & first != 0) as u64;
         }
-        // Where each lane has a unit of its own, nothing is shared and nothing conflicts.
-        let mut places = 0u32;
-        for lane in 0..32 {
-            let place = target.offsets[lane] as usize / unit % lanes + lane / lanes * lanes;
-            places |= (target.mask >> lane & 1) << place;
-        }
-        let is_apart = places.count_ones() == target.mask.count_ones();
-        let is_simple = is_apart || target.step() == Some(0);
+        // Neighbouring bytes, or the same ones.
+        let is_even = matches!(target.step(), Some(step) if step == 0 || step == bytes as u64);
+        let is_free = is_even || is_apart(target, unit);
         self.shared_accesses += 1;
-        self.shared_wavefronts += if is_simple { phases } else { passes(target, unit) };
+        self.shared_wavefronts += if is_free { phases } else { passes(target, unit) };
         self.ideal_wavefronts += phases;
         self.atomics += (touch == Touch::Update) as u64;
         self.cp_async += (touch == Touch::CopyTo) as u64;
@@ -152,6 +147,18 @@ fn spread(target: &Target<'_>, bytes: usize) -> (u64, u64) {
         sectors += (pair[0] / per_sector != pair[1] / per_sector) as u64;
     }
     (distinct * bytes as u64, sectors)
+}
+
+/// Whether each lane has a unit of the banks to itself: nothing is shared and nothing conflicts.
+#[inline(always)]
+fn is_apart(target: &Target<'_>, unit: usize) -> bool {
+    let lanes = PASS / unit;
+    let mut places = 0u32;
+    for lane in 0..32 {
+        let place = target.offsets[lane] as usize / unit % lanes + lane / lanes * lanes;
+        places |= (target.mask >> lane & 1) << place;
+    }
+    places.count_ones() == target.mask.count_ones()
 }
 
 /// The passes over the banks that lanes need whose units of 4, 8 or 16 bytes are shared or conflict: in every

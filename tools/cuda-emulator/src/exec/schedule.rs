@@ -140,7 +140,7 @@ pub struct Turns {
 const LONG_TURN: u64 = 512;
 const LONGEST_RANDOM_TURN: u64 = 96;
 /// Rounds after which a warp that is last gets a turn although others can run: they may spin, waiting for it.
-const PATIENCE: u32 = 1 << 10;
+const PATIENCE: u32 = 1 << 7;
 
 impl Turns {
     pub fn new(schedule: Schedule, warps: usize) -> Turns {

@@ -168,13 +168,17 @@ fn the_log_has_a_line_for_every_call_and_quiet_takes_the_greeting_away() {
 
 #[test]
 fn a_setting_that_cannot_be_read_is_refused() {
-    let unclear = [("CUDA_EMULATOR_CHECKS", "maybe")];
-    let Some(said) = alone("a_setting_that_cannot_be_read_is_refused", &unclear) else {
-        assert_eq!(call!(cuInit(0)), CUresult::NO_DEVICE);
-        assert_eq!(call!(cuDeviceGetCount(somewhere())), CUresult::NOT_INITIALIZED);
-        return;
-    };
-    let expected = "cuda-emulator: CUDA_EMULATOR_CHECKS is 'maybe', expected on or off; unset it \
-                    or correct it";
-    assert!(said.contains(expected), "{said}");
+    let test = "a_setting_that_cannot_be_read_is_refused";
+    for (name, value, expected) in [
+        ("CUDA_EMULATOR_CHECKS", "maybe", "on or off"),
+        ("CUDA_EMULATOR_SCHEDULE", "last:", "order, random, random:SEED, last or last:WARP"),
+    ] {
+        let Some(said) = alone(test, &[(name, value)]) else {
+            assert_eq!(call!(cuInit(0)), CUresult::NO_DEVICE);
+            assert_eq!(call!(cuDeviceGetCount(somewhere())), CUresult::NOT_INITIALIZED);
+            return;
+        };
+        let refusal = format!("{name} is '{value}', expected {expected}; unset it or correct it");
+        assert!(said.contains(&format!("cuda-emulator: {refusal}")), "{said}");
+    }
 }

@@ -187,8 +187,10 @@ fn freed_on_another_stream(is_ordered: bool) -> bool {
     done == OK
 }
 
-/// With the flaw and without it.
-const SCENARIOS: [(&str, fn(bool) -> bool); 10] = [
+/// What is to be done right or wrong, and whether all went well.
+type Scenario = fn(bool) -> bool;
+
+const SCENARIOS: [(&str, Scenario); 10] = [
     ("produced on another stream", produced_on_another_stream),
     ("produced far behind", produced_far_behind),
     ("overwritten on another stream", overwritten_on_another_stream),

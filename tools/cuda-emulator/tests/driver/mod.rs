@@ -8,6 +8,7 @@ mod launch;
 mod launched;
 mod memory;
 mod replacement;
+mod schedule;
 mod stream;
 
 use std::ffi::{CString, c_void};

@@ -1,9 +1,10 @@
 //! Finds races: two accesses to a byte, at least one a write, by different threads, that nothing orders.
 //!
 //! Every lane is a thread of its own. `views` holds what each knows to come before, by vector clocks
-//! (`clock`); `shadow` remembers the latest accesses, as pieces of cells (`piece`); `location` carries what strong
+//! (`clock`); `shadow` remembers the latest accesses, as pieces (`piece`) of cells (`cell`); `location` carries what strong
 //! accesses hand on from thread to thread.
 
+mod cell;
 mod clock;
 mod location;
 mod piece;

@@ -3,46 +3,23 @@
 //! A cell holds some pieces in place, in order of age; what is older lies in a table beside. A piece goes
 //! once a later one, which comes after it, stands for it.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use super::cell::{Cells, Pieces, stride};
 use super::piece::{Piece, READS, STRONG, WRITES};
 use super::views::{UNFINISHED, Views};
 use crate::mapping::Mapping;
 
-/// What is at the start of a cell; zero at first.
-#[repr(C)]
-struct Header {
-    lock: AtomicU8,
-    /// Pieces in place.
-    count: Cell<u8>,
-    /// There are more in the table.
-    has_more: Cell<bool>,
-    /// The epoch that the pieces are of; those of another count for nothing.
-    epoch: Cell<u32>,
-}
-
-const HEADER: usize = size_of::<Header>();
-const PIECE: usize = size_of::<Piece>();
-const CACHE_LINE: usize = 64;
 /// Pieces of a cell in the table at most; then the oldest is forgotten.
 const MOST_BESIDE: usize = 64;
-/// Reads of the same bytes by different blocks that are remembered: as many as it takes to see that a write, from
-/// whatever block, is not ordered with one.
-const READING_BLOCKS: usize = 3;
 
-/// The cells of a memory.
+/// What is remembered of a memory.
 pub struct Shadow<'a> {
-    cells: &'a Mapping,
+    cells: Cells<'a>,
     /// Binary logarithm of the bytes of a cell.
     pub cell: u32,
-    /// Pieces in place.
-    slots: usize,
-    /// Several threads of the host use it.
-    is_shared: bool,
     beside: &'a Beside,
 }
 
@@ -66,23 +43,13 @@ pub struct Conflict {
     pub lane: u32,
 }
 
-/// Bytes that cells of so many pieces take.
-const fn stride(slots: usize) -> usize {
-    (HEADER + slots * PIECE).next_multiple_of(CACHE_LINE)
-}
-
-/// A cell in use.
-struct Pieces<'a> {
-    header: &'a Header,
-    slots: &'a mut [Piece],
-}
-
 impl<'a> Shadow<'a> {
     /// Bytes that a shadow takes of memory of `bytes` bytes.
     pub const fn bytes(bytes: usize, cell: u32, slots: usize) -> usize {
         bytes.div_ceil(1 << cell) * stride(slots)
     }
 
+    /// Of cells with so many pieces in place. `is_shared`: several threads of the host use it.
     pub fn new(
         cells: &'a Mapping,
         cell: u32,
@@ -90,7 +57,7 @@ impl<'a> Shadow<'a> {
         is_shared: bool,
         beside: &'a Beside,
     ) -> Self {
-        Shadow { cells, cell, slots, is_shared, beside }
+        Shadow { cells: Cells::new(cells, slots, is_shared), cell, beside }
     }
 
     /// Compares a piece with what is remembered, and remembers it. `is_private`: the memory is that of the block.
@@ -103,18 +70,17 @@ impl<'a> Shadow<'a> {
         views: &Views,
         is_private: bool,
     ) -> Result<(), Box<Conflict>> {
-        self.with(index, epoch, |cell| {
+        self.cells.with(index, epoch, |cell| {
             let is_over = |old: &Piece| is_private && views.is_past(old);
-            if cell.slots[..cell.count()].iter().all(is_over) {
-                cell.header.count.set(0);
+            if cell.all().iter().all(is_over) {
+                cell.clear();
             }
             let mut at = 0;
-            while at < cell.count() {
-                match compare(&cell.slots[at], new, views) {
-                    Ok(is_past) if is_past || is_over(&cell.slots[at]) => cell.remove(at),
+            while let Some(old) = cell.all().get(at) {
+                match compare(old, new, views) {
+                    Ok(is_past) if is_past || is_over(old) => cell.remove(at),
                     Err(conflict) => {
-                        let later = &cell.slots[at + 1..cell.count()];
-                        if !is_seen(&conflict.old, new, later, views) {
+                        if !is_seen(&conflict.old, new, &cell.all()[at + 1..], views) {
                             return Err(conflict);
                         }
                         at += 1;
@@ -122,14 +88,14 @@ impl<'a> Shadow<'a> {
                     Ok(_) => at += 1,
                 }
             }
-            if cell.header.has_more.get() {
-                self.compare_beside(index, new, views, cell, is_over)?;
+            if cell.has_more() {
+                self.compare_beside(index, new, views, cell.all(), is_over)?;
             }
             if !is_private && new.kind & WRITES == 0 {
                 cell.thin_out(new);
             }
             if let Some(oldest) = cell.push(*new) {
-                self.put_beside(index, cell.header, oldest);
+                self.put_beside(index, cell, oldest);
             }
             Ok(())
         })
@@ -141,7 +107,7 @@ impl<'a> Shadow<'a> {
         index: usize,
         new: &Piece,
         views: &Views,
-        cell: &Pieces<'_>,
+        in_place: &[Piece],
         is_over: impl Fn(&Piece) -> bool,
     ) -> Result<(), Box<Conflict>> {
         let mut table = self.beside.table();
@@ -151,7 +117,6 @@ impl<'a> Shadow<'a> {
             match compare(&pieces[at], new, views) {
                 Ok(is_past) if is_past || is_over(&pieces[at]) => drop(pieces.remove(at)),
                 Err(conflict) => {
-                    let in_place = &cell.slots[..cell.count()];
                     let later = pieces[at + 1..].iter().chain(in_place);
                     if !is_seen(&conflict.old, new, later, views) {
                         return Err(conflict);
@@ -165,10 +130,10 @@ impl<'a> Shadow<'a> {
     }
 
     #[cold]
-    fn put_beside(&self, index: usize, header: &Header, piece: Piece) {
+    fn put_beside(&self, index: usize, cell: &Pieces<'_>, piece: Piece) {
         let mut table = self.beside.table();
         let pieces = table.entry(index).or_default();
-        if !header.has_more.replace(true) {
+        if !cell.set_more() {
             pieces.clear();
         }
         if pieces.len() == MOST_BESIDE {
@@ -179,26 +144,24 @@ impl<'a> Shadow<'a> {
 
     /// A write of bytes of the cell that is not over.
     pub fn unfinished(&self, index: usize, epoch: u32, bytes: Range<u8>) -> Option<Piece> {
-        self.with(index, epoch, |cell| {
-            let pieces = &cell.slots[..cell.count()];
-            let is_meant = |piece: &&Piece| {
+        self.cells.with(index, epoch, |cell| {
+            let is_meant = |piece: &&mut Piece| {
                 piece.time == UNFINISHED
                     && piece.kind & WRITES != 0
                     && piece.bytes().start < bytes.end
                     && bytes.start < piece.bytes().end
             };
-            pieces.iter().find(is_meant).copied()
+            cell.all().iter_mut().find(is_meant).copied()
         })
     }
 
     /// An access that was not over is now: it happens at `twin.time`.
     pub fn finish(&self, index: usize, epoch: u32, twin: &Piece) {
-        self.with(index, epoch, |cell| {
-            let count = cell.count();
+        self.cells.with(index, epoch, |cell| {
             let is_meant = |old: &&mut Piece| old.time == UNFINISHED && old.is_twin_of(twin);
-            if let Some(old) = cell.slots[..count].iter_mut().find(is_meant) {
+            if let Some(old) = cell.all().iter_mut().find(is_meant) {
                 old.time = twin.time;
-            } else if cell.header.has_more.get() {
+            } else if cell.has_more() {
                 let mut table = self.beside.table();
                 let pieces = table.entry(index).or_default();
                 if let Some(old) = pieces.iter_mut().find(is_meant) {
@@ -206,44 +169,6 @@ impl<'a> Shadow<'a> {
                 }
             }
         })
-    }
-
-    /// Calls `f` with a cell that nobody else uses meanwhile.
-    #[inline(always)]
-    fn with<R>(&self, index: usize, epoch: u32, f: impl FnOnce(&mut Pieces<'_>) -> R) -> R {
-        let offset = index * stride(self.slots);
-        debug_assert!(offset + stride(self.slots) <= self.cells.bytes());
-        // SAFETY: `index` is that of a byte of the memory, which the emulator found to be allocated, and the mapping
-        // has a cell for each of them; all-zero bytes are a Header.
-        let (header, pieces) = unsafe {
-            let at = self.cells.start().add(offset);
-            (at.cast::<Header>().as_ref(), at.add(HEADER).cast::<Piece>())
-        };
-        if self.is_shared {
-            acquire(&header.lock);
-        }
-        // SAFETY: as above, of Pieces; the lock keeps others out, and without it there is nobody else.
-        let slots = unsafe { std::slice::from_raw_parts_mut(pieces.as_ptr(), self.slots) };
-        if header.epoch.replace(epoch) != epoch {
-            header.count.set(0);
-            header.has_more.set(false);
-        }
-        let result = f(&mut Pieces { header, slots });
-        if self.is_shared {
-            header.lock.store(0, Ordering::Release);
-        }
-        result
-    }
-}
-
-fn acquire(lock: &AtomicU8) {
-    let mut tries = 0u32;
-    while lock.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        tries += 1;
-        match tries % 64 {
-            0 => std::thread::yield_now(),
-            _ => std::hint::spin_loop(),
-        }
     }
 }
 
@@ -291,44 +216,6 @@ fn is_seen<'p>(
                 && (old.lies_in(read) || new.lies_in(read))
                 && views.unordered(read, new).is_none()
         })
-}
-
-impl Pieces<'_> {
-    fn count(&self) -> usize {
-        self.header.count.get() as usize
-    }
-
-    fn remove(&mut self, at: usize) {
-        for at in at + 1..self.count() {
-            self.slots[at - 1] = self.slots[at];
-        }
-        self.header.count.set(self.header.count.get() - 1);
-    }
-
-    /// Appends a piece; gives the oldest when there is no place.
-    fn push(&mut self, piece: Piece) -> Option<Piece> {
-        let mut oldest = None;
-        if self.count() == self.slots.len() {
-            oldest = Some(self.slots[0]);
-            self.remove(0);
-        }
-        self.slots[self.count()] = piece;
-        self.header.count.set(self.header.count.get() + 1);
-        oldest
-    }
-
-    /// Forgets the oldest read of the same bytes by another block, when there are enough.
-    fn thin_out(&mut self, new: &Piece) {
-        let is_such = |old: &&Piece| {
-            old.kind == new.kind && old.block != new.block && old.bytes() == new.bytes()
-        };
-        let pieces = &self.slots[..self.count()];
-        if pieces.len() > READING_BLOCKS && pieces.iter().filter(is_such).count() >= READING_BLOCKS
-        {
-            let oldest = pieces.iter().position(|old| is_such(&old));
-            oldest.into_iter().for_each(|at| self.remove(at));
-        }
-    }
 }
 
 #[cfg(test)]
