@@ -159,28 +159,27 @@ __device__ __forceinline__ void add_cycled(const Cycle<T, T>& p) {
     const int col = tile.col + threadIdx.x * kPack<T>;
     if (col >= p.cols) return;
     const Pack<T> x = load_pack(p.x + tile.row * p.x_stride + col);
-    T* y = p.y + tile.row * p.y_stride + col;
     const long long cycle = p.period * p.y_stride;
+    T* y = p.y + tile.row * p.y_stride + col;
     // Several rows of y on their way at a time.
-    int n = 0;
-    for (; n + kPacks <= p.cycles; n += kPacks) {
+    for (int n = p.cycles / kPacks; n != 0; --n) {
         Pack<T> kept[kPacks];
-        const T* from = y + n * cycle;
+        const T* next = y;
         for (Pack<T>& pack : kept) {
-            pack = load_pack(from);
-            from += cycle;
+            pack = load_pack(next);
+            next += cycle;
         }
-        T* to = y + n * cycle;
         for (Pack<T>& pack : kept) {
             add_pack(pack, x);
-            store_pack(to, pack);
-            to += cycle;
+            store_pack(y, pack);
+            y += cycle;
         }
     }
-    for (; n < p.cycles; ++n) {
-        Pack<T> pack = load_pack(y + n * cycle);
+    for (int n = p.cycles % kPacks; n != 0; --n) {
+        Pack<T> pack = load_pack(y);
         add_pack(pack, x);
-        store_pack(y + n * cycle, pack);
+        store_pack(y, pack);
+        y += cycle;
     }
 }
 
