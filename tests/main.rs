@@ -1,5 +1,6 @@
 //! All integration tests, one binary: `ops/`, `model`, `data`, `train`, `cli`, …
 
+mod bars;
 mod bench;
 #[allow(dead_code)] // its main, which cargo runs
 #[path = "../build.rs"]
