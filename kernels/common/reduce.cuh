@@ -38,7 +38,8 @@ __device__ __forceinline__ T block_sum(T x, T* partial) {
 }
 
 // Every thread gets, in `x`, the kCount sums over a block of whole warps; all threads must call.
-// `partial` holds a pack per warp. One barrier: two calls that follow each other take two of them in
+// `partial` holds a pack per warp, and each warp adds them by halves: a loop over them would take
+// more instructions than a row of Qwen-VL. One barrier: two calls that follow each other take two of them in
 // turn, so that the second's barrier lies between the reads of the first and the writes of a third.
 template <int kCount>
 __device__ __forceinline__ void block_sums(float (&x)[kCount], Pack<float, kCount>* partial) {
@@ -46,15 +47,13 @@ __device__ __forceinline__ void block_sums(float (&x)[kCount], Pack<float, kCoun
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
         sums.at[i] = warp_sum(x[i]);
-        x[i] = 0.0f;
     }
-    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = sums;
+    const int lane = threadIdx.x % kWarp;
+    if (lane == 0) partial[threadIdx.x / kWarp] = sums;
     __syncthreads(); // sums of all warps before their reads
-    for (int warp = 0; warp < blockDim.x / kWarp; ++warp) {
-        sums = partial[warp];
+    sums = lane < blockDim.x / kWarp ? partial[lane] : Pack<float, kCount>{};
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            x[i] += sums.at[i];
-        }
+    for (int i = 0; i < kCount; ++i) {
+        x[i] = warp_sum(sums.at[i]);
     }
 }

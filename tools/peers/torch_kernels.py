@@ -130,6 +130,7 @@ def embedding(on):
     return {
         "forward": lambda: (lambda: splice(table)),
         "forward from f32": lambda: (lambda: splice(dtable)),
+        "forward from bf16": lambda: (lambda: splice(table.bfloat16())),
         "backward": lambda: backward,
     }
 

@@ -1,7 +1,7 @@
 //! Rows of embedding: tokens of which every fourth is an image feature.
 
 use super::movements::{inverse, scattered};
-use super::{BF16, Row, prepared};
+use super::{BF16, F32, On, Row, prepared};
 use crate::ops::{embedding, rows};
 use crate::tensor::DType;
 
@@ -59,6 +59,26 @@ pub fn rows() -> Vec<Row> {
                 let source = on.indices(&sources(rows, |i| i))?;
                 let [table, features] =
                     [on.f32_input(rows, cols, 1)?, on.input(rows.div_ceil(SLOTS), cols, 2)?];
+                let buffers = [source, table, features, on.output(rows, cols)?];
+                prepared(buffers, 1, |[source, table, features, x]| {
+                    let (source, table) = (source.view(), table.view());
+                    embedding::forward(source, table, features.view(), x.view_mut())
+                })
+            },
+            ..Row::USUAL
+        },
+        Row {
+            name: "embedding forward from bf16",
+            dtypes: F32,
+            bytes: |[rows, cols], t| {
+                let slots = rows.div_ceil(SLOTS);
+                ((rows + slots) * t.size() + (rows - slots) * DType::Bf16.size()) * cols + 4 * rows
+            },
+            bound: |_| 0.0,
+            new: |on, [rows, cols]| {
+                let source = on.indices(&sources(rows, |i| i))?;
+                let table = On { dtype: DType::Bf16, ..on }.input(rows, cols, 1)?;
+                let features = on.input(rows.div_ceil(SLOTS), cols, 2)?;
                 let buffers = [source, table, features, on.output(rows, cols)?];
                 prepared(buffers, 1, |[source, table, features, x]| {
                     let (source, table) = (source.view(), table.view());
