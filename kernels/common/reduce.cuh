@@ -17,11 +17,9 @@ __device__ __forceinline__ T warp_sum(T x) {
 }
 
 // Every thread gets the sum over the warps of a block of kThreads, in their order, of what lane 0 of
-// each brings; all threads must call. `partial` holds a T per warp and may be used again at once:
-// the first barrier follows all reads of the call before.
+// each brings; all threads must call. `partial` holds a T per warp, and serves one call.
 template <int kThreads, typename T>
 __device__ __forceinline__ T sum_of_warps(T x, T* partial) {
-    __syncthreads(); // reads of an earlier call before the writes of this one
     if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
     __syncthreads(); // sums of all warps before their reads
     T sum = 0;

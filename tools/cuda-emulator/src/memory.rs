@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -267,8 +268,9 @@ struct Allocation {
 
 /// As cudaMalloc aligns.
 const ALIGNMENT: u64 = 256;
-/// Bytes after an allocation that belong to nobody, at least.
-const RED_ZONE: u64 = 256;
+/// Bytes after an allocation that belong to nobody: as many as it has, so that a row past the end is in no
+/// other one, within these bounds.
+const RED_ZONE: RangeInclusive<u64> = 256..=64 << 10;
 /// What a new allocation holds: NaN in every float type, and no valid index.
 const POISON: u8 = 0xFF;
 
@@ -301,7 +303,8 @@ impl Memory {
     pub fn allocate(&self, bytes: usize, what: &'static str) -> Option<u64> {
         let mut table = self.table();
         let offset = table.next.checked_next_multiple_of(ALIGNMENT)?;
-        let end = offset.checked_add(bytes as u64)?.checked_add(RED_ZONE)?;
+        let red_zone = (bytes as u64).clamp(*RED_ZONE.start(), *RED_ZONE.end());
+        let end = offset.checked_add(bytes as u64)?.checked_add(red_zone)?;
         if end > self.region.bytes() as u64 {
             return None;
         }
@@ -425,7 +428,7 @@ mod tests {
         let first = memory.allocate(10_000, "allocation").unwrap();
         assert!(memory.free(first) && !memory.free(first) && !memory.free(first + 1));
         let second = memory.allocate(10_000, "allocation").unwrap();
-        assert!(second > first + 10_000, "an address is not used twice");
+        assert!(second >= first + 20_000, "an address is not used twice, nor is one as far behind");
         assert_eq!(memory.live(), 10_000);
         let (text, freed) = memory.describe(first + 8, 4);
         assert!(freed && text.starts_with("Bytes 8 to 11 of the freed allocation"), "{text}");
