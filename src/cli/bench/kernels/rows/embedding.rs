@@ -1,7 +1,8 @@
 //! Rows of embedding: tokens of which every fourth is an image feature.
 
 use super::movements::{inverse, scattered};
-use super::{BF16, F32, On, Row, prepared};
+use super::{BF16, F32, On, Row, Run, prepared};
+use crate::error::Result;
 use crate::ops::{embedding, rows};
 use crate::tensor::DType;
 
@@ -30,22 +31,24 @@ fn named(rows: usize) -> [usize; 2] {
     [slots, (rows - slots - 1) * 2 / 3 + 1]
 }
 
+/// The splice of features into rows of a table of another type, or of the same.
+fn forward(on: On, table: DType, [rows, cols]: [usize; 2]) -> Result<Box<dyn Run>> {
+    let source = on.indices(&sources(rows, |i| i))?;
+    let table = On { dtype: table, ..on }.input(rows, cols, 1)?;
+    let features = on.input(rows.div_ceil(SLOTS), cols, 2)?;
+    let buffers = [source, table, features, on.output(rows, cols)?];
+    prepared(buffers, 1, |[source, table, features, x]| {
+        embedding::forward(source.view(), table.view(), features.view(), x.view_mut())
+    })
+}
+
 pub fn rows() -> Vec<Row> {
     vec![
         Row {
             name: "embedding forward",
             bytes: |[rows, cols], t| 2 * rows * cols * t.size() + 4 * rows,
             bound: |_| 0.0,
-            new: |on, [rows, cols]| {
-                let source = on.indices(&sources(rows, |i| i))?;
-                let [table, features] =
-                    [on.input(rows, cols, 1)?, on.input(rows.div_ceil(SLOTS), cols, 2)?];
-                let buffers = [source, table, features, on.output(rows, cols)?];
-                prepared(buffers, 1, |[source, table, features, x]| {
-                    let (source, table) = (source.view(), table.view());
-                    embedding::forward(source, table, features.view(), x.view_mut())
-                })
-            },
+            new: |on, shape| forward(on, on.dtype, shape),
             ..Row::USUAL
         },
         Row {
@@ -55,16 +58,7 @@ pub fn rows() -> Vec<Row> {
                 let slots = rows.div_ceil(SLOTS);
                 ((rows + slots) * t.size() + (rows - slots) * DType::F32.size()) * cols + 4 * rows
             },
-            new: |on, [rows, cols]| {
-                let source = on.indices(&sources(rows, |i| i))?;
-                let [table, features] =
-                    [on.f32_input(rows, cols, 1)?, on.input(rows.div_ceil(SLOTS), cols, 2)?];
-                let buffers = [source, table, features, on.output(rows, cols)?];
-                prepared(buffers, 1, |[source, table, features, x]| {
-                    let (source, table) = (source.view(), table.view());
-                    embedding::forward(source, table, features.view(), x.view_mut())
-                })
-            },
+            new: |on, shape| forward(on, DType::F32, shape),
             ..Row::USUAL
         },
         Row {
@@ -75,16 +69,7 @@ pub fn rows() -> Vec<Row> {
                 ((rows + slots) * t.size() + (rows - slots) * DType::Bf16.size()) * cols + 4 * rows
             },
             bound: |_| 0.0,
-            new: |on, [rows, cols]| {
-                let source = on.indices(&sources(rows, |i| i))?;
-                let table = On { dtype: DType::Bf16, ..on }.input(rows, cols, 1)?;
-                let features = on.input(rows.div_ceil(SLOTS), cols, 2)?;
-                let buffers = [source, table, features, on.output(rows, cols)?];
-                prepared(buffers, 1, |[source, table, features, x]| {
-                    let (source, table) = (source.view(), table.view());
-                    embedding::forward(source, table, features.view(), x.view_mut())
-                })
-            },
+            new: |on, shape| forward(on, DType::Bf16, shape),
             ..Row::USUAL
         },
         Row {
