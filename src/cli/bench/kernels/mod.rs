@@ -131,12 +131,12 @@ impl Kernels {
         Ok(report)
     }
 
-    /// Every row at its counted shape on an emulated GPU.
+    /// Every row at its counted shapes on an emulated GPU.
     fn count(&self, cuda: Cuda) -> Result<Report> {
         let device = format!("{cuda} {}", cuda.gpu().name);
         println!("{device}: an emulated GPU says nothing of speed; counted is what kernels do");
         let mut report = Report { device, gb_per_s: None, rows: Vec::new() };
-        for case in self.cases(|row| std::slice::from_ref(&row.counted)) {
+        for case in self.cases(|row| row.counted) {
             let mut gpu = case.compared(Device::Cuda(cuda))?;
             let launched = cuda.count(|| gpu.run())?;
             let line = case.line();
