@@ -63,6 +63,21 @@ __device__ __forceinline__ void store_pack(T* at, const Pack<T, kCount>& pack) {
     *reinterpret_cast<Pack<T, kCount>*>(at) = pack;
 }
 
+// Loads and stores of what the kernel does not touch again: the first to leave L2, so that what it will
+// read again stays.
+template <typename T>
+__device__ __forceinline__ Pack<T> load_pack_last(const T* at) {
+    const uint4 words = __ldcs(reinterpret_cast<const uint4*>(at));
+    return reinterpret_cast<const Pack<T>&>(words);
+}
+
+template <typename T, int kCount>
+__device__ __forceinline__ void store_pack_last(T* at, const Pack<T, kCount>& pack) {
+    using Words = std::conditional_t<sizeof(pack) == sizeof(uint4), uint4, uint2>;
+    static_assert(sizeof(pack) == sizeof(Words), "8 or 16 bytes");
+    __stcs(reinterpret_cast<Words*>(at), reinterpret_cast<const Words&>(pack));
+}
+
 // Element by element; narrower ones are rounded.
 template <typename Y, typename X, int kCount>
 __device__ __forceinline__ Pack<Y, kCount> convert(const Pack<X, kCount>& x) {
