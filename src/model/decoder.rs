@@ -16,7 +16,7 @@ use crate::model::generate::LayerCache;
 use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::names;
 use crate::model::params::{Gradients, Loader, Weight};
-use crate::ops::attention::Segment;
+use crate::ops::attention::{Heads, HeadsMut, Mask};
 use crate::ops::{Write, activation, attention, rms_norm, rope, rows};
 use crate::tensor::{Tensor, TensorMut};
 
@@ -45,7 +45,7 @@ pub struct Shared<'a> {
     /// Query scale per position (logn attention), `[positions, 1]`.
     pub logn: Option<Tensor<'a>>,
     /// Who attends to whom.
-    pub segments: &'a [Segment],
+    pub mask: Mask<'a>,
     /// Policy or reference.
     pub lora: Lora,
 }
@@ -180,9 +180,9 @@ impl Block {
             Some(cache) => cache.append(k, v)?,
             None => (k, v),
         };
-        let o = keep.o.head_mut(t).slice_cols(0..d);
-        let lse = keep.lse.head_mut(t);
-        attention::forward(q, k, v, shared.segments, o, lse, self.head_dim, self.scale())?;
+        let o = HeadsMut::dense(keep.o.head_mut(t).slice_cols(0..d), self.head_dim);
+        let [q, k, v] = [q, k, v].map(|x| Heads::dense(x, self.head_dim));
+        attention::forward(q, k, v, shared.mask, o, keep.lse.head_mut(t), self.scale())?;
 
         // x2 = x + c_proj(o)
         let mut x_2 = keep.x_2.head_mut(t);
@@ -243,28 +243,16 @@ impl Block {
         let mut d_o = scratch.d_o.head_mut(t);
         let dx = overwrite(d_o.reborrow());
         self.c_proj.backward(values, gradients, o, d.as_ref(), dx, d_u.head_mut(t), lora)?;
-        let [q, k, v] = thirds(keep.qkv.head(t), width);
+        let hd = self.head_dim;
+        let [q, k, v] = thirds(keep.qkv.head(t), width).map(|x| Heads::dense(x, hd));
         let mut d_qkv = scratch.d_qkv.head_mut(t);
         let (d_q, d_kv) = d_qkv.reborrow().split_cols(width);
         let (d_k, d_v) = d_kv.split_cols(width);
-        let (o, lse, delta) = (o.slice_cols(0..width), keep.lse.head(t), scratch.delta.head_mut(t));
-        let (hd, scale) = (self.head_dim, self.scale());
-        let d_o = d_o.as_ref();
-        attention::backward(
-            q,
-            k,
-            v,
-            o,
-            lse,
-            d_o,
-            shared.segments,
-            d_q,
-            d_k,
-            d_v,
-            delta,
-            hd,
-            scale,
-        )?;
+        let [d_q, d_k, d_v] = [d_q, d_k, d_v].map(|x| HeadsMut::dense(x, hd));
+        let [o, d_o] = [o.slice_cols(0..width), d_o.as_ref()].map(|x| Heads::dense(x, hd));
+        let (lse, delta) = (keep.lse.head(t), scratch.delta.head_mut(t));
+        let (mask, scale) = (shared.mask, self.scale());
+        attention::backward(q, k, v, o, lse, d_o, mask, d_q, d_k, d_v, delta, scale)?;
         let d_qk = d_qkv.reborrow().slice_cols(0..2 * width);
         rope::backward(d_qk, shared.positions, shared.table, shared.logn, hd)?;
 

@@ -15,7 +15,7 @@ use crate::model::config::ModelConfig;
 use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::norm::{Norm, Stats};
 use crate::model::params::{Gradients, Loader, Weight};
-use crate::ops::attention::Segment;
+use crate::ops::attention::{Heads, HeadsMut, Mask, Segment};
 use crate::ops::{Write, attention, column_sums, interpolate, matmul, rows};
 use crate::tensor::{Tensor, TensorMut};
 
@@ -188,9 +188,10 @@ impl Resampler {
 
         let heads = keep.kv_heads.head(t);
         let (q, k, v) = (keep.q_all.head(n), heads.slice_cols(0..d), heads.slice_cols(d..2 * d));
-        let (o, lse, segments) =
-            (keep.o.head_mut(n), keep.lse.head_mut(n), &keep.segments[..images]);
-        attention::forward(q, k, v, segments, o, lse, self.head_dim, self.scale())?;
+        let [q, k, v] = [q, k, v].map(|x| Heads::dense(x, self.head_dim));
+        let o = HeadsMut::dense(keep.o.head_mut(n), self.head_dim);
+        let (lse, mask) = (keep.lse.head_mut(n), Mask::of(&keep.segments[..images]));
+        attention::forward(q, k, v, mask, o, lse, self.scale())?;
 
         // y = ln_post(out_proj(o)) · proj
         self.out_proj.forward(values, keep.o.head(n), keep.attended.head_mut(n), overwrite)?;
@@ -232,25 +233,16 @@ impl Resampler {
 
         let heads = keep.kv_heads.head(t);
         let (q, k, v) = (keep.q_all.head(n), heads.slice_cols(0..d), heads.slice_cols(d..2 * d));
-        let (o, lse, d_o) = (keep.o.head(n), keep.lse.head(n), d_o.as_ref());
+        let hd = self.head_dim;
+        let [q, k, v] = [q, k, v].map(|x| Heads::dense(x, hd));
+        let [o, d_o] = [keep.o.head(n), d_o.as_ref()].map(|x| Heads::dense(x, hd));
         let mut d_q_all = scratch.d_q_all.head_mut(n);
         let (mut d_k, mut d_v) = scratch.d_kv_heads.head_mut(t).split_cols(d);
-        let (delta, segments) = (scratch.delta.head_mut(n), &keep.segments[..images]);
-        attention::backward(
-            q,
-            k,
-            v,
-            o,
-            lse,
-            d_o,
-            segments,
-            d_q_all.reborrow(),
-            d_k.reborrow(),
-            d_v.reborrow(),
-            delta,
-            self.head_dim,
-            self.scale(),
-        )?;
+        let [dq, dk, dv] =
+            [d_q_all.reborrow(), d_k.reborrow(), d_v.reborrow()].map(|x| HeadsMut::dense(x, hd));
+        let (lse, delta) = (keep.lse.head(n), scratch.delta.head_mut(n));
+        let (mask, scale) = (Mask::of(&keep.segments[..images]), self.scale());
+        attention::backward(q, k, v, o, lse, d_o, mask, dq, dk, dv, delta, scale)?;
 
         // q = (ln_q(query) + pos_embed) Wqᵀ + bq
         let mut d_q = scratch.d_q.view_mut();

@@ -16,7 +16,7 @@ use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::names;
 use crate::model::norm::{Norm, Stats};
 use crate::model::params::{Gradients, Loader, Weight};
-use crate::ops::attention::Segment;
+use crate::ops::attention::{Heads, HeadsMut, Mask, Segment};
 use crate::ops::patch_embed::Patches;
 use crate::ops::{Write, activation, attention, interpolate, patch_embed, rows};
 use crate::tensor::{Tensor, TensorMut};
@@ -257,16 +257,14 @@ impl Block {
         let head_dim = x.cols() / self.heads;
         let scale = (head_dim as f32).sqrt().recip();
 
-        // o = attention(in_proj(ln_1 x)), head by head: q, k and v of a head lie side by side
+        // o = attention(in_proj(ln_1 x)); q, k and v of a head lie side by side
         let mut h = keep.h_1.head_mut(t);
         self.ln_1.forward(values, x, h.reborrow(), &mut keep.ln_1)?;
         self.in_proj.forward(values, h.as_ref(), keep.qkv.head_mut(t), Write::Overwrite)?;
-        for head in 0..self.heads {
-            let [q, k, v] = head_of(keep.qkv.head(t), head, head_dim);
-            let o = keep.o.head_mut(t).slice_cols(head * head_dim..(head + 1) * head_dim);
-            let lse = keep.lse.head_mut(t).slice_cols(head..head + 1);
-            attention::forward(q, k, v, segments, o, lse, head_dim, scale)?;
-        }
+        let [q, k, v] = Heads::interleaved(keep.qkv.head(t), head_dim);
+        let o = HeadsMut::dense(keep.o.head_mut(t), head_dim);
+        let (lse, mask) = (keep.lse.head_mut(t), Mask::of(segments));
+        attention::forward(q, k, v, mask, o, lse, scale)?;
 
         // x2 = x + out_proj(o)
         let mut x_2 = keep.x_2.head_mut(t);
@@ -325,21 +323,12 @@ impl Block {
             d.as_ref(),
             d_o.reborrow(),
         )?;
-        for head in 0..self.heads {
-            let columns = head * head_dim..(head + 1) * head_dim;
-            let [q, k, v] = head_of(keep.qkv.head(t), head, head_dim);
-            let o = keep.o.head(t).slice_cols(columns.clone());
-            let d_o = d_o.as_ref().slice_cols(columns);
-            let lse = keep.lse.head(t).slice_cols(head..head + 1);
-            let delta = scratch.delta.head_mut(t).slice_cols(head..head + 1);
-            let start = head * 3 * head_dim;
-            let d_head = d_qkv.reborrow().slice_cols(start..start + 3 * head_dim);
-            let (d_q, d_kv) = d_head.split_cols(head_dim);
-            let (d_k, d_v) = d_kv.split_cols(head_dim);
-            attention::backward(
-                q, k, v, o, lse, d_o, segments, d_q, d_k, d_v, delta, head_dim, scale,
-            )?;
-        }
+        let [q, k, v] = Heads::interleaved(keep.qkv.head(t), head_dim);
+        let [o, d_o] = [keep.o.head(t), d_o.as_ref()].map(|x| Heads::dense(x, head_dim));
+        let [d_q, d_k, d_v] = HeadsMut::interleaved(d_qkv.reborrow(), head_dim);
+        let (lse, delta) = (keep.lse.head(t), scratch.delta.head_mut(t));
+        let mask = Mask::of(segments);
+        attention::backward(q, k, v, o, lse, d_o, mask, d_q, d_k, d_v, delta, scale)?;
         let mut d_h = scratch.d_h.head_mut(t);
         linear_backward(
             &self.in_proj,
@@ -369,14 +358,6 @@ fn linear_backward(
 /// Where an adapter would keep the gradient of u.
 fn no_scratch(rows: usize) -> TensorMut<'static> {
     TensorMut::new::<f32>(&mut [], rows, 0)
-}
-
-/// q, k, v of one head of an interleaved `[T, heads · 3 · head_dim]` product.
-fn head_of(qkv: Tensor<'_>, head: usize, head_dim: usize) -> [Tensor<'_>; 3] {
-    [0, 1, 2].map(|i| {
-        let start = (3 * head + i) * head_dim;
-        qkv.slice_cols(start..start + head_dim)
-    })
 }
 
 /// Element `a` to read, element `b` to write.

@@ -10,7 +10,7 @@ use crate::model::params::Trainable;
 use crate::model::resampler::{ResamplerActivations, ResamplerScratch};
 use crate::model::vision::{VisionActivations, VisionScratch};
 use crate::model::{Lora, Model, RopeMode, Sizes};
-use crate::ops::attention::Segment;
+use crate::ops::attention::{Mask, Segment};
 use crate::ops::{column_sums, embedding, layer_norm, log_ratio, rms_norm, rope};
 use crate::tensor::{Tensor, TensorMut};
 
@@ -364,7 +364,7 @@ impl Tables {
             positions: Tensor::column(positions),
             table: table.view(),
             logn: mode.logn.then(|| Tensor::column(&self.logn)),
-            segments: &self.segments,
+            mask: Mask::of(&self.segments),
             lora,
         }
     }

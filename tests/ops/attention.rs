@@ -1,8 +1,9 @@
 //! Attention against softmax over explicitly listed keys, in f64.
 
 use proptest::prelude::*;
-use silkie::ops::attention::{self, Segment};
-use silkie::tensor::Tensor;
+use silkie::device::{Buffer, Device};
+use silkie::ops::attention::{self, Heads, HeadsMut, Mask, Segment};
+use silkie::tensor::{DType, Tensor, TensorMut};
 
 use crate::support::*;
 
@@ -51,7 +52,9 @@ fn keys(segments: &[Segment], i: usize) -> Vec<usize> {
     keys
 }
 
+#[derive(Clone)]
 struct Case {
+    place: Place,
     segments: Vec<Segment>,
     queries: usize,
     keys: usize,
@@ -60,6 +63,7 @@ struct Case {
     lay: Lay,
 }
 
+#[derive(Default)]
 struct Naive {
     o: Vec<f64>,
     lse: Vec<f64>,
@@ -68,18 +72,33 @@ struct Naive {
     dv: Vec<f64>,
 }
 
+/// Where attention runs: f32 on the CPU, bf16 on a GPU.
+fn attention_places() -> impl Iterator<Item = Place> {
+    places().into_iter().filter(|place| *place == Place::CPU || place.dtype == DType::Bf16)
+}
+
 impl Case {
     fn scale(&self) -> f32 {
         1.0 / (self.hd as f32).sqrt()
     }
 
+    /// q, k, v and the gradient of o.
     fn inputs(&self) -> [Matrix; 4] {
         let width = self.heads * self.hd;
         let rows = [self.queries, self.keys, self.keys, self.queries];
-        std::array::from_fn(|i| Matrix::random(rows[i], width, self.lay, i as u64 + 1))
+        std::array::from_fn(|i| self.place.random(rows[i], width, self.lay, i as u64 + 1))
     }
 
-    fn naive(&self, q: &[f64], k: &[f64], v: &[f64], d_o: &[f64]) -> Naive {
+    /// By the definition. Probabilities and their gradients go through `round`, as on their way to a
+    /// tensor core, and so do outputs.
+    fn naive(
+        &self,
+        q: &[f64],
+        k: &[f64],
+        v: &[f64],
+        d_o: &[f64],
+        round: impl Fn(f64) -> f64,
+    ) -> Naive {
         let (hd, width) = (self.hd, self.heads * self.hd);
         let scale = f64::from(self.scale());
         let mut n = Naive {
@@ -95,78 +114,109 @@ impl Case {
                 let at = |row: usize| row * width + head * hd..row * width + (head + 1) * hd;
                 let s: Vec<f64> =
                     seen.iter().map(|&j| scale * inner(&q[at(i)], &k[at(j)])).collect();
-                let total: f64 = s.iter().map(|s| s.exp()).sum();
-                n.lse[i * self.heads + head] = total.ln();
-                let p: Vec<f64> = s.iter().map(|s| s.exp() / total).collect();
+                let max = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = s.iter().map(|s| (s - max).exp()).sum();
+                n.lse[i * self.heads + head] = max + total.ln();
+                let p: Vec<f64> = s.iter().map(|s| (s - max).exp() / total).collect();
                 let dp: Vec<f64> = seen.iter().map(|&j| inner(&d_o[at(i)], &v[at(j)])).collect();
-                let delta = inner(&p, &dp);
                 for (t, &j) in seen.iter().enumerate() {
-                    let ds = p[t] * (dp[t] - delta) * scale;
+                    at(i).zip(at(j)).for_each(|(x, y)| n.o[x] += round(p[t]) * v[y]);
+                }
+                n.o[at(i)].iter_mut().for_each(|o| *o = round(*o));
+                let delta = inner(&n.o[at(i)], &d_o[at(i)]);
+                for (t, &j) in seen.iter().enumerate() {
+                    let ds = scale * round(p[t] * (dp[t] - delta));
                     for (x, y) in at(i).zip(at(j)) {
-                        n.o[x] += p[t] * v[y];
                         n.dq[x] += ds * k[y];
                         n.dk[y] += ds * q[x];
-                        n.dv[y] += p[t] * d_o[x];
+                        n.dv[y] += round(p[t]) * d_o[x];
                     }
                 }
             }
         }
+        for x in [&mut n.dq, &mut n.dk, &mut n.dv] {
+            x.iter_mut().for_each(|x| *x = round(*x));
+        }
         n
     }
 
-    /// `[o, lse, dq, dk, dv]`
-    fn run(&self, [q, k, v, d_o]: &[Matrix; 4]) -> [Matrix; 5] {
-        let (width, scale) = (self.heads * self.hd, self.scale());
-        let poisoned = |rows, cols| Matrix::poisoned(rows, cols, self.lay);
-        let (mut o, mut lse) = (poisoned(self.queries, width), poisoned(self.queries, self.heads));
-        let (q, k, v) = (q.view(), k.view(), v.view());
-        let hd = self.hd;
-        attention::forward(q, k, v, &self.segments, o.view_mut(), lse.view_mut(), hd, scale)
-            .unwrap();
-        let mut dq = poisoned(self.queries, width);
-        let (mut dk, mut dv) = (poisoned(self.keys, width), poisoned(self.keys, width));
-        let mut delta = poisoned(self.queries, self.heads);
-        attention::backward(
-            q,
-            k,
-            v,
-            o.view(),
-            lse.view(),
-            d_o.view(),
-            &self.segments,
-            dq.view_mut(),
-            dk.view_mut(),
-            dv.view_mut(),
-            delta.view_mut(),
-            self.hd,
-            scale,
-        )
-        .unwrap();
-        delta.values();
-        [o, lse, dq, dk, dv]
+    /// The plan where one is read: on a GPU.
+    fn plan(&self) -> Option<Buffer> {
+        let Device::Cuda(_) = self.place.device else { return None };
+        let mut plan = vec![0; attention::plan_len(self.queries, self.keys)];
+        attention::plan(&self.segments, self.queries, self.keys, &mut plan).unwrap();
+        Some(self.place.buffer(&plan, 1, plan.len()))
+    }
+
+    fn mask<'a>(&'a self, plan: &'a Option<Buffer>) -> Mask<'a> {
+        plan.as_ref().map_or(Mask::of(&self.segments), |plan| Mask::planned(plan.view()))
+    }
+
+    fn statistics(&self) -> Matrix {
+        self.place.of(DType::F32).poisoned(self.queries, self.heads, self.lay)
+    }
+
+    /// `[o, lse]`
+    fn forward(&self, [q, k, v, _]: &[Matrix; 4]) -> silkie::Result<[Matrix; 2]> {
+        let width = self.heads * self.hd;
+        let mut o = self.place.poisoned(self.queries, width, self.lay);
+        let (mut lse, plan) = (self.statistics(), self.plan());
+        let [q, k, v] = [q, k, v].map(|x| Heads::dense(x.view(), self.hd));
+        let out = HeadsMut::dense(o.view_mut(), self.hd);
+        attention::forward(q, k, v, self.mask(&plan), out, lse.view_mut(), self.scale())?;
+        Ok([o, lse])
+    }
+
+    /// `[dq, dk, dv]`, of `[o, lse]`.
+    fn backward(
+        &self,
+        [q, k, v, d_o]: &[Matrix; 4],
+        [o, lse]: &[Matrix; 2],
+    ) -> silkie::Result<[Matrix; 3]> {
+        let width = self.heads * self.hd;
+        let rows = [self.queries, self.keys, self.keys];
+        let mut out = rows.map(|rows| self.place.poisoned(rows, width, self.lay));
+        let (mut delta, plan) = (self.statistics(), self.plan());
+        let [q, k, v, o, d_o] = [q, k, v, o, d_o].map(|x| Heads::dense(x.view(), self.hd));
+        let [dq, dk, dv] = out.each_mut().map(|x| HeadsMut::dense(x.view_mut(), self.hd));
+        let (lse, delta_out, mask) = (lse.view(), delta.view_mut(), self.mask(&plan));
+        attention::backward(q, k, v, o, lse, d_o, mask, dq, dk, dv, delta_out, self.scale())?;
+        delta.values(); // nothing around it was written
+        Ok(out)
     }
 
     fn check(&self, name: &str) {
-        let inputs = self.inputs();
+        self.judge(name, &self.inputs(), BOUND);
+    }
+
+    fn judge(&self, name: &str, inputs: &[Matrix; 4], bound: f64) {
         let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
-        let naive = self.naive(&q, &k, &v, &d_o);
-        let [o, lse, dq, dk, dv] = self.run(&inputs).map(|m| m.values());
-        let case = (name, self.queries, self.keys, self.heads, self.hd, self.lay);
-        assert_close(("o", case), &o, &naive.o, BOUND);
-        for (i, (&got, &expected)) in lse.iter().zip(&naive.lse).enumerate() {
-            let close = (f64::from(got) - expected).abs() < 1e-5 || f64::from(got) == expected;
-            assert!(close, "{case:?}: lse {i}: got {got}, expected {expected}");
+        let want = self.naive(&q, &k, &v, &d_o, |x| x);
+        let rounded = self.naive(&q, &k, &v, &d_o, |x| self.place.round(x));
+        let case = (name, self.queries, self.keys, self.heads, self.hd, self.lay, self.place);
+        let outputs = self.forward(inputs).unwrap();
+        let [o, lse] = outputs.each_ref().map(Matrix::values);
+        assert_rounded(("o", case), &o, &want.o, &rounded.o, bound);
+        for (i, (&got, &expected)) in lse.iter().zip(&want.lse).enumerate() {
+            let close = (f64::from(got) - expected).abs() < 1e-5 * expected.abs().max(1.0);
+            assert!(
+                close || f64::from(got) == expected,
+                "{case:?}: lse {i}: got {got}, expected {expected}"
+            );
         }
-        assert_close(("dq", case), &dq, &naive.dq, BOUND);
-        assert_close(("dk", case), &dk, &naive.dk, BOUND);
-        assert_close(("dv", case), &dv, &naive.dv, BOUND);
+        let got = self.backward(inputs, &outputs).unwrap().map(|m| m.values());
+        let want =
+            [("dq", want.dq, rounded.dq), ("dk", want.dk, rounded.dk), ("dv", want.dv, rounded.dv)];
+        for (got, (name, want, rounded)) in got.iter().zip(want) {
+            assert_rounded((name, case), got, &want, &rounded, bound);
+        }
     }
 }
 
 fn tree_case(shape: &[(u32, &[u32])], heads: usize, hd: usize, lay: Lay) -> Case {
     let segments = trees(shape);
     let tokens = segments.iter().map(|s| s.q_len as usize).sum();
-    Case { segments, queries: tokens, keys: tokens, heads, hd, lay }
+    Case { place: Place::CPU, segments, queries: tokens, keys: tokens, heads, hd, lay }
 }
 
 #[test]
@@ -185,20 +235,24 @@ fn images_and_resamplers_match_the_definition() {
         // Two images, every patch sees every patch of its own.
         let image = |i: u32| segment([i * 150, 150], [0, 0], [i * 150, 150], false);
         let segments = vec![image(0), image(1)];
-        Case { segments, queries: 300, keys: 300, heads: 3, hd: 104, lay }.check("vit");
+        Case { place: Place::CPU, segments, queries: 300, keys: 300, heads: 3, hd: 104, lay }
+            .check("vit");
         // Two images, a few queries each over keys of another length.
         let image = |i: u32| segment([i * 17, 17], [i * 260, 260], [0, 0], false);
         let segments = vec![image(0), image(1)];
-        Case { segments, queries: 34, keys: 520, heads: 2, hd: 24, lay }.check("resampler");
+        Case { place: Place::CPU, segments, queries: 34, keys: 520, heads: 2, hd: 24, lay }
+            .check("resampler");
         // The next token of two sequences whose past lies in a cache of 200 rows each.
         let segments = vec![
             segment([0, 1], [0, 0], [0, 131], false),
             segment([1, 1], [0, 0], [200, 77], false),
         ];
-        Case { segments, queries: 2, keys: 400, heads: 2, hd: 32, lay }.check("decode");
+        Case { place: Place::CPU, segments, queries: 2, keys: 400, heads: 2, hd: 32, lay }
+            .check("decode");
         // A branch that continues a cache: prefix elsewhere, own keys at its end.
         let segments = vec![segment([0, 9], [3, 140], [150, 9], true)];
-        Case { segments, queries: 9, keys: 160, heads: 2, hd: 8, lay }.check("continued");
+        Case { place: Place::CPU, segments, queries: 9, keys: 160, heads: 2, hd: 8, lay }
+            .check("continued");
     }
 }
 
@@ -209,9 +263,17 @@ fn queries_without_keys_and_rows_of_no_segment_get_zero() {
         segment([5, 2], [0, 0], [0, 0], false),
         segment([9, 0], [0, 0], [9, 0], true),
     ];
-    Case { segments, queries: 12, keys: 9, heads: 2, hd: 5, lay: Lay::Strided }.check("gaps");
-    let none =
-        |queries, keys| Case { segments: vec![], queries, keys, heads: 2, hd: 3, lay: Lay::Dense };
+    Case { place: Place::CPU, segments, queries: 12, keys: 9, heads: 2, hd: 5, lay: Lay::Strided }
+        .check("gaps");
+    let none = |queries, keys| Case {
+        place: Place::CPU,
+        segments: vec![],
+        queries,
+        keys,
+        heads: 2,
+        hd: 3,
+        lay: Lay::Dense,
+    };
     none(4, 5).check("no segment");
     none(0, 0).check("nothing");
 }
@@ -224,7 +286,8 @@ fn shared_keys_in_any_order() {
         segment([4, 4], [0, 4], [4, 6], false),
         segment([8, 3], [12, 3], [0, 2], false),
     ];
-    Case { segments, queries: 11, keys: 15, heads: 3, hd: 4, lay: Lay::Strided }.check("shared");
+    Case { place: Place::CPU, segments, queries: 11, keys: 15, heads: 3, hd: 4, lay: Lay::Strided }
+        .check("shared");
 }
 
 proptest! {
@@ -245,8 +308,8 @@ proptest! {
 fn naive_gradients_are_derivatives() {
     let case = tree_case(&[(4, &[2, 3]), (2, &[1])], 2, 3, Lay::Dense);
     let [q, k, v, d_o] = case.inputs().each_ref().map(Matrix::f64);
-    let naive = case.naive(&q, &k, &v, &d_o);
-    let loss = |q: &[f64], k: &[f64], v: &[f64]| inner(&case.naive(q, k, v, &d_o).o, &d_o);
+    let naive = case.naive(&q, &k, &v, &d_o, |x| x);
+    let loss = |q: &[f64], k: &[f64], v: &[f64]| inner(&case.naive(q, k, v, &d_o, |x| x).o, &d_o);
     let f32s = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
     let step = 1e-5;
     let numeric = central_differences(&q, step, |q| loss(q, &k, &v));
@@ -260,17 +323,12 @@ fn naive_gradients_are_derivatives() {
 /// Scores in the hundreds: nothing overflows, the largest wins.
 #[test]
 fn huge_scores_stay_finite() {
-    let mut case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense);
-    case.hd = 16;
+    let case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense);
     let mut inputs = case.inputs();
     let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
     inputs[0] = Matrix::of(&big, case.queries, 16, Lay::Dense);
-    let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
-    let naive = case.naive(&q, &k, &v, &d_o);
-    let [o, _, dq, _, _] = case.run(&inputs).map(|m| m.values());
-    // Scores of some 500 carry 3e-5 of rounding into the exponent.
-    assert_close("o", &o, &naive.o, 1e-4);
-    assert_close("dq", &dq, &naive.dq, 1e-3);
+    // Scores of some 500 carry 3e-5 of rounding into the exponent, gradients cancel on top.
+    case.judge("huge", &inputs, 1e-3);
 }
 
 #[test]
@@ -281,7 +339,9 @@ fn bytes_do_not_depend_on_threads() {
     ] {
         let inputs = case.inputs();
         same_on_any_threads(("attention", case.queries), || {
-            case.run(&inputs).iter().flat_map(Matrix::values).collect()
+            let outputs = case.forward(&inputs).unwrap();
+            let gradients = case.backward(&inputs, &outputs).unwrap();
+            outputs.iter().chain(&gradients).flat_map(Matrix::values).collect()
         });
     }
 }
@@ -290,10 +350,10 @@ fn bytes_do_not_depend_on_threads() {
 fn arguments_that_do_not_fit_are_named() {
     let (x, mut o, mut l) = (vec![0.0f32; 48], vec![0.0f32; 48], vec![0.0f32; 8]);
     let mut refused = |segments: &[Segment], head_dim: usize| {
-        let x = Tensor::new(&x, 4, 12);
-        let o = silkie::tensor::TensorMut::new(&mut o, 4, 12);
-        let lse = silkie::tensor::TensorMut::new(&mut l, 4, 2);
-        refusal(attention::forward(x, x, x, segments, o, lse, head_dim, 1.0))
+        let x = Heads::dense(Tensor::new(&x, 4, 12), head_dim);
+        let o = HeadsMut::dense(TensorMut::new(&mut o, 4, 12), head_dim);
+        let lse = TensorMut::new(&mut l, 4, 2);
+        refusal(attention::forward(x, x, x, Mask::of(segments), o, lse, 1.0))
     };
     assert_eq!(
         refused(&[], 5),

@@ -40,6 +40,10 @@ pub struct Counters {
     pub global_bytes_read: u64,
     /// And write.
     pub global_bytes_written: u64,
+    /// The bytes read that this launch had neither read nor written before.
+    pub first_bytes_read: u64,
+    /// The bytes written that it had not written before.
+    pub first_bytes_written: u64,
     /// The different sectors of 32 bytes that the lanes of an instruction touch, summed likewise.
     pub global_sectors: u64,
     /// The sectors that these bytes would fill.
@@ -50,12 +54,18 @@ pub struct Counters {
     pub shared_wavefronts: u64,
     /// Passes that they would take without bank conflicts.
     pub ideal_wavefronts: u64,
+    /// Passes that `ldmatrix` took.
+    pub matrix_wavefronts: u64,
+    /// And would take without bank conflicts.
+    pub ideal_matrix_wavefronts: u64,
     /// Moved from and to local memory: spills, and arrays with computed indices.
     pub local_bytes: u64,
     /// Products on tensor cores.
     pub mma: u64,
     /// Multiply-adds in them.
     pub mma_macs: u64,
+    /// Those of the slowest warp times the warps of its block, between barriers that all of them take.
+    pub paced_macs: u64,
     /// Arrivals of warps at barriers of the block.
     pub block_barriers: u64,
     /// `__syncwarp`.
@@ -66,7 +76,7 @@ pub struct Counters {
     pub cp_async: u64,
 }
 
-const _: () = assert!(size_of::<Launched>() == 304);
+const _: () = assert!(size_of::<Launched>() == 344);
 
 impl Launched {
     /// The kernel's symbol.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::{Inputs, Segment};
+use super::{Heads, HeadsMut, Inputs, Segment};
 use crate::device::cpu::{par_rows, par_tasks, simd};
 use crate::device::gemm::{Operand, Store, serial, with_scratch};
 use crate::ops::math::exp;
@@ -66,7 +66,7 @@ fn query_blocks(segment: &Segment) -> usize {
 }
 
 /// Sets the rows no segment names.
-fn fill_gaps(segments: &[Segment], x: &mut TensorMut<'_>, value: f32) {
+fn fill_gaps(segments: &[Segment], mut x: TensorMut<'_>, value: f32) {
     let mut free = 0;
     for s in segments {
         (free..s.q_start as usize).for_each(|i| x.row::<f32>(i).fill(value));
@@ -79,15 +79,15 @@ fn fill_gaps(segments: &[Segment], x: &mut TensorMut<'_>, value: f32) {
 pub(super) fn forward(
     inputs: Inputs<'_>,
     segments: &[Segment],
-    mut o: TensorMut<'_>,
+    mut o: HeadsMut<'_>,
     mut lse: TensorMut<'_>,
 ) {
-    let Inputs { q, k, v, head_dim, scale } = inputs;
-    fill_gaps(segments, &mut o, 0.0);
-    fill_gaps(segments, &mut lse, f32::NEG_INFINITY);
+    let Inputs { q, k, v, heads, scale } = inputs;
+    (0..heads).for_each(|h| fill_gaps(segments, o.head(h), 0.0));
+    fill_gaps(segments, lse.reborrow(), f32::NEG_INFINITY);
     let most = segments.iter().map(query_blocks).max().unwrap_or(0);
     let per_head = segments.len() * most;
-    par_tasks(per_head * (q.cols() / head_dim), |unit| {
+    par_tasks(per_head * heads, |unit| {
         let (head, index) = (unit / per_head, unit % per_head);
         let segment = &segments[index / most];
         let block = query_block(segment, index % most);
@@ -96,16 +96,15 @@ pub(super) fn forward(
         }
         let first = segment.q_start as usize;
         let rows = first + block.start..first + block.end;
-        let cols = head * head_dim..(head + 1) * head_dim;
-        // SAFETY: segments do not overlap, so units differ in their rows or in their columns.
-        let (o, lse) = unsafe { (o.alias_rows(rows.clone()), lse.alias_rows(rows.clone())) };
+        // SAFETY: segments do not overlap, so units differ in their rows or in their heads.
+        let (o, lse) = unsafe { (o.alias(head), lse.alias_cols(head..head + 1)) };
         forward_block(
-            q.slice_rows(rows).slice_cols(cols.clone()),
-            k.slice_cols(cols.clone()),
-            v.slice_cols(cols.clone()),
+            q.head(head).slice_rows(rows.clone()),
+            k.head(head),
+            v.head(head),
             key_tiles(segment, block),
-            o.slice_cols(cols),
-            lse.slice_cols(head..head + 1),
+            o.slice_rows(rows.clone()),
+            lse.slice_rows(rows),
             scale,
         );
     });
@@ -235,7 +234,7 @@ struct Gradients<'a> {
 }
 
 /// Runs of segments that share no key with another run: trees, images.
-fn groups(segments: &[Segment]) -> impl Iterator<Item = &[Segment]> {
+pub(super) fn groups(segments: &[Segment]) -> impl Iterator<Item = &[Segment]> {
     let mut rest = segments;
     std::iter::from_fn(move || {
         let mut end = 0;
@@ -262,52 +261,50 @@ fn groups(segments: &[Segment]) -> impl Iterator<Item = &[Segment]> {
 /// Units: (group of segments that share keys, head). Each adds to its keys' rows alone.
 pub(super) fn backward(
     inputs: Inputs<'_>,
-    o: Tensor<'_>,
+    o: Heads<'_>,
     lse: Tensor<'_>,
-    d_o: Tensor<'_>,
+    d_o: Heads<'_>,
     segments: &[Segment],
-    mut dq: TensorMut<'_>,
-    mut dk: TensorMut<'_>,
-    mut dv: TensorMut<'_>,
+    mut dq: HeadsMut<'_>,
+    mut dk: HeadsMut<'_>,
+    mut dv: HeadsMut<'_>,
     mut delta: TensorMut<'_>,
 ) {
-    let heads = inputs.q.cols() / inputs.head_dim;
-    for x in [dq.reborrow(), dk.reborrow(), dv.reborrow()] {
-        let chunk = rows_per_chunk(x.cols());
-        par_rows([x], chunk, |_, [mut x]| x.fill(0.0f32));
+    let heads = inputs.heads;
+    for h in 0..heads {
+        for x in [dq.head(h), dk.head(h), dv.head(h)] {
+            let chunk = rows_per_chunk(x.cols());
+            par_rows([x], chunk, |_, [mut x]| x.fill(0.0f32));
+        }
     }
-    fill_gaps(segments, &mut delta, 0.0);
+    fill_gaps(segments, delta.reborrow(), 0.0);
     par_tasks(groups(segments).count() * heads, |unit| {
         let (group, head) = (unit / heads, unit % heads);
         let Some(segments) = groups(segments).nth(group) else { return };
-        let cols = head * inputs.head_dim..(head + 1) * inputs.head_dim;
         // SAFETY: units of different heads name disjoint columns; groups of one head touch
         // disjoint queries and disjoint keys.
         let gradients = unsafe {
             Gradients {
-                dq: dq.alias_cols(cols.clone()),
-                dk: dk.alias_cols(cols.clone()),
-                dv: dv.alias_cols(cols.clone()),
+                dq: dq.alias(head),
+                dk: dk.alias(head),
+                dv: dv.alias(head),
                 delta: delta.alias_cols(head..head + 1),
             }
         };
-        let [q, k, v, o, d_o] =
-            [inputs.q, inputs.k, inputs.v, o, d_o].map(|x| x.slice_cols(cols.clone()));
         let lse = lse.slice_cols(head..head + 1);
-        backward_group(Inputs { q, k, v, ..inputs }, o, lse, d_o, segments, gradients);
+        let of_head = [inputs.q, inputs.k, inputs.v, o, d_o].map(|x| x.head(head));
+        backward_group(of_head, lse, inputs.scale, segments, gradients);
     });
 }
 
 /// All segments of a group, one head.
 fn backward_group(
-    inputs: Inputs<'_>,
-    o: Tensor<'_>,
+    [q, k, v, o, d_o]: [Tensor<'_>; 5],
     lse: Tensor<'_>,
-    d_o: Tensor<'_>,
+    scale: f32,
     segments: &[Segment],
     mut out: Gradients<'_>,
 ) {
-    let Inputs { q, k, v, scale, .. } = inputs;
     for segment in segments {
         for block in (0..query_blocks(segment)).map(|i| query_block(segment, i)) {
             let first = segment.q_start as usize;

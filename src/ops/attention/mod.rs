@@ -6,18 +6,26 @@
 //! prefix is the trunk; an image is one bidirectional segment; resampler and KV-cache decoding
 //! are segments whose queries and keys lie in different tensors.
 //!
-//! q, k, v, o and their gradients are `[tokens, heads · head_dim]` f32 views of any row stride,
-//! head h in columns `h·head_dim..`; q, k and v usually are columns of one fused product.
+//! q, k, v, o and their gradients are [`Heads`]: columns of views of any row stride, heads side by side
+//! or interleaved; q, k and v usually are columns of one fused product. f32 on the CPU; on a GPU bf16,
+//! with f32 arithmetic, log-sum-exp and delta, and head_dim a multiple of 8 up to 128.
 //! Blocked with an online softmax: no buffer grows with queries times keys, and a tile of keys
 //! that a block of queries does not see is never computed. Bytes do not depend on the number of
 //! threads. With S visible (query, key) pairs: forward 4·S·heads·head_dim FLOP, backward
 //! 10·S·heads·head_dim; compute bound. Source of the blocking: Dao et al., arXiv 2205.14135.
 
 mod cpu;
+mod cuda;
+mod heads;
+mod plan;
 
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops::check::Check;
-use crate::tensor::{Tensor, TensorMut};
+use crate::tensor::{DType, Tensor, TensorMut};
+
+pub use heads::{Heads, HeadsMut};
+pub use plan::{plan, plan_len};
 
 /// Queries `q_start..q_start + q_len` see all keys of the prefix range and, of the own range,
 /// all keys or (`causal` = 1, `own_len == q_len`) query i the keys `0..=i`.
@@ -64,27 +72,67 @@ impl Segment {
     }
 }
 
+/// Who sees whom: segments, and for a GPU what its kernels read of them.
+#[derive(Clone, Copy)]
+pub struct Mask<'a> {
+    segments: &'a [Segment],
+    plan: Tensor<'a>,
+}
+
+impl<'a> Mask<'a> {
+    /// For the CPU.
+    pub fn of(segments: &'a [Segment]) -> Self {
+        Mask { segments, plan: Tensor::vector::<u32>(&[]) }
+    }
+
+    /// For a GPU: `plan`, u32 `[1, n]` in its memory, is what [`plan()`] made of the segments for as many
+    /// queries and keys.
+    pub fn planned(plan: Tensor<'a>) -> Self {
+        Mask { segments: &[], plan }
+    }
+}
+
+impl Mask<'_> {
+    fn check(self, check: Check, device: Device, queries: usize, keys: usize) -> Result<()> {
+        match device {
+            Device::Cpu => check_segments(check, self.segments, queries, keys),
+            Device::Cuda(_) => {
+                let (n, expected) = (self.plan.cols(), plan_len(queries, keys));
+                check.flat("plan", self.plan, DType::U32, n)?;
+                if n < expected {
+                    let message = format!("plan has {n} elements, expected {expected} or more");
+                    return Err(check.error(message));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Overwrites `o [Tq, H·hd]` and `lse [Tq, H]`, the logarithm of each softmax's denominator, kept
 /// for [`backward`]. `k`, `v` are `[Tk, H·hd]`. Queries that see no key get `o = 0`, `lse = -inf`.
 ///
 /// Errors: shapes that do not fit; segments out of range, out of order or overlapping.
 pub fn forward(
-    q: Tensor<'_>,
-    k: Tensor<'_>,
-    v: Tensor<'_>,
-    segments: &[Segment],
-    o: TensorMut<'_>,
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    mask: Mask<'_>,
+    o: HeadsMut<'_>,
     lse: TensorMut<'_>,
-    head_dim: usize,
     scale: f32,
 ) -> Result<()> {
-    let check = Check::on_cpu("attention::forward");
-    let heads = check_inputs(check, q, k, v, head_dim)?;
-    check.f32("o", o.as_ref(), q.shape(), "queries, heads · head_dim")?;
-    check.f32("lse", lse.as_ref(), [q.rows(), heads], "queries, heads")?;
-    check_segments(check, segments, q.rows(), k.rows())?;
-    let inputs = Inputs { q, k, v, head_dim, scale };
-    cpu::forward(inputs, segments, o, lse);
+    let device = q.columns().device();
+    let check = Check::on(device, "attention::forward");
+    let inputs = Inputs::new(check, q, k, v, scale)?;
+    let (queries, keys) = (q.columns().rows(), k.columns().rows());
+    inputs.check(check, "o", o.as_ref(), queries)?;
+    check.f32("lse", lse.as_ref(), [queries, inputs.heads], "queries, heads")?;
+    mask.check(check, device, queries, keys)?;
+    match device {
+        Device::Cpu => cpu::forward(inputs, mask.segments, o, lse),
+        Device::Cuda(cuda) => cuda::forward(cuda, inputs, mask.plan, o, lse)?,
+    }
     Ok(())
 }
 
@@ -94,64 +142,88 @@ pub fn forward(
 ///
 /// Errors: as [`forward`].
 pub fn backward(
-    q: Tensor<'_>,
-    k: Tensor<'_>,
-    v: Tensor<'_>,
-    o: Tensor<'_>,
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    o: Heads<'_>,
     lse: Tensor<'_>,
-    d_o: Tensor<'_>,
-    segments: &[Segment],
-    dq: TensorMut<'_>,
-    dk: TensorMut<'_>,
-    dv: TensorMut<'_>,
+    d_o: Heads<'_>,
+    mask: Mask<'_>,
+    dq: HeadsMut<'_>,
+    dk: HeadsMut<'_>,
+    dv: HeadsMut<'_>,
     delta: TensorMut<'_>,
-    head_dim: usize,
     scale: f32,
 ) -> Result<()> {
-    let check = Check::on_cpu("attention::backward");
-    let heads = check_inputs(check, q, k, v, head_dim)?;
-    for (name, tensor) in [("o", o), ("d_o", d_o), ("dq", dq.as_ref())] {
-        check.f32(name, tensor, q.shape(), "queries, heads · head_dim")?;
+    let device = q.columns().device();
+    let check = Check::on(device, "attention::backward");
+    let inputs = Inputs::new(check, q, k, v, scale)?;
+    let (queries, keys) = (q.columns().rows(), k.columns().rows());
+    for (name, heads) in [("o", o), ("d_o", d_o), ("dq", dq.as_ref())] {
+        inputs.check(check, name, heads, queries)?;
     }
-    for (name, tensor) in [("dk", dk.as_ref()), ("dv", dv.as_ref())] {
-        check.f32(name, tensor, k.shape(), "keys, heads · head_dim")?;
+    for (name, heads) in [("dk", dk.as_ref()), ("dv", dv.as_ref())] {
+        inputs.check(check, name, heads, keys)?;
     }
     for (name, tensor) in [("lse", lse), ("delta", delta.as_ref())] {
-        check.f32(name, tensor, [q.rows(), heads], "queries, heads")?;
+        check.f32(name, tensor, [queries, inputs.heads], "queries, heads")?;
     }
-    check_segments(check, segments, q.rows(), k.rows())?;
-    let inputs = Inputs { q, k, v, head_dim, scale };
-    cpu::backward(inputs, o, lse, d_o, segments, dq, dk, dv, delta);
+    mask.check(check, device, queries, keys)?;
+    match device {
+        Device::Cpu => cpu::backward(inputs, o, lse, d_o, mask.segments, dq, dk, dv, delta),
+        Device::Cuda(cuda) => {
+            cuda::backward(cuda, inputs, mask.plan, o, lse, d_o, dq, dk, dv, delta)?;
+        }
+    }
     Ok(())
 }
 
 /// What both passes read.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
-    q: Tensor<'a>,
-    k: Tensor<'a>,
-    v: Tensor<'a>,
-    head_dim: usize,
+    q: Heads<'a>,
+    k: Heads<'a>,
+    v: Heads<'a>,
+    heads: usize,
     scale: f32,
 }
 
-/// The number of heads.
-fn check_inputs(
-    check: Check,
-    q: Tensor<'_>,
-    k: Tensor<'_>,
-    v: Tensor<'_>,
-    head_dim: usize,
-) -> Result<usize> {
-    let width = q.cols();
-    if head_dim == 0 || !width.is_multiple_of(head_dim) {
-        return Err(check
-            .error(format!("q has {width} columns, expected a multiple of head_dim {head_dim}")));
+impl<'a> Inputs<'a> {
+    fn new(check: Check, q: Heads<'a>, k: Heads<'a>, v: Heads<'a>, scale: f32) -> Result<Self> {
+        let (width, dim) = (q.columns().cols(), q.lay().dim);
+        let Some(heads) = q.lay().count(width) else {
+            let message = format!("q has {width} columns, expected a multiple of head_dim {dim}");
+            return Err(check.error(message));
+        };
+        if let Device::Cuda(_) = q.columns().device()
+            && !(dim.is_multiple_of(8) && dim <= 128)
+        {
+            return Err(check.error(format!(
+                "head_dim is {dim}, expected a multiple of 8 up to 128 on a GPU; the CPU takes any"
+            )));
+        }
+        let inputs = Inputs { q, k, v, heads, scale };
+        let keys = k.columns().rows();
+        inputs.check(check, "q", q, q.columns().rows())?;
+        inputs.check(check, "k", k, keys)?;
+        inputs.check(check, "v", v, keys)?;
+        Ok(inputs)
     }
-    check.f32("q", q, [q.rows(), width], "queries, heads · head_dim")?;
-    check.f32("k", k, [k.rows(), width], "keys, heads · head_dim")?;
-    check.f32("v", v, [k.rows(), width], "keys, heads · head_dim")?;
-    Ok(width / head_dim)
+
+    /// `x` has as many heads of the same size as q, and so many rows.
+    fn check(&self, check: Check, name: &str, x: Heads<'_>, rows: usize) -> Result<()> {
+        let (lay, dim) = (x.lay(), self.q.lay().dim);
+        if lay.dim != dim {
+            let got = lay.dim;
+            return Err(check.error(format!("{name} has head_dim {got}, expected {dim} as q")));
+        }
+        let cols = lay.columns(self.heads - 1).end;
+        let types: &[DType] = match self.q.columns().device() {
+            Device::Cpu => &[DType::F32],
+            Device::Cuda(_) => &[DType::Bf16],
+        };
+        check.packed(name, x.columns(), types, [rows, cols], "rows, from first head to last")
+    }
 }
 
 fn check_segments(check: Check, segments: &[Segment], queries: usize, keys: usize) -> Result<()> {

@@ -8,6 +8,10 @@ use crate::device::{CHECKED, Device, Params, Shape, compile};
 /// Runs `body` on a block of `threads`; `lane` is the thread's number, `data` points to 64 KiB of global memory and
 /// `own` to 8 KiB of shared memory.
 fn counted(body: &str, threads: u32) -> Counters {
+    scheduled(body, threads, Schedule::Order)
+}
+
+fn scheduled(body: &str, threads: u32, schedule: Schedule) -> Counters {
     let ptx = format!(
         ".version 8.0\n.target sm_80\n.address_size 64\n.const .align 4 .u32 table[32];
         .visible .entry k(.param .u64 base) {{
@@ -22,7 +26,7 @@ fn counted(body: &str, threads: u32) -> Counters {
     let base = device.upload(&[0u32; 16 << 10]);
     let shape = Shape { grid: [1, 1, 1], block: threads, dynamic_shared: 0 };
     // Shared memory is read that nobody wrote.
-    let options = Options { checked: false, ..CHECKED };
+    let options = Options { checked: false, counts_first: true, schedule, ..CHECKED };
     let launched = device.launch("k", shape, &Params::new().with(base), &options);
     launched.unwrap_or_else(|fault| panic!("{body}: {fault}"))
 }
@@ -173,8 +177,20 @@ fn matrices() {
             );
             let counts = (got.shared_accesses, got.shared_wavefronts, got.ideal_wavefronts);
             assert_eq!(counts, (1, wavefronts, ideal), "{place} {count}");
+            let counts = (got.matrix_wavefronts, got.ideal_matrix_wavefronts);
+            assert_eq!(counts, (wavefronts, ideal), "{place} {count}");
         }
     }
+    // What conflicts beside it is no matter of ldmatrix.
+    let beside = counted(
+        "shl.b32 here, lane, 7; add.u32 here, here, own; st.shared.u32 [here], lane;
+        shl.b32 here, lane, 4; add.u32 here, here, own;
+        ldmatrix.sync.aligned.m8n8.x2.shared.b16 {a0, a1}, [here];
+        ldmatrix.sync.aligned.m8n8.x1.shared.b16 {a0}, [here];",
+        32,
+    );
+    assert_eq!((beside.shared_wavefronts, beside.ideal_wavefronts), (35, 4));
+    assert_eq!((beside.matrix_wavefronts, beside.ideal_matrix_wavefronts), (3, 3));
 }
 
 #[test]
@@ -227,6 +243,154 @@ fn products() {
     assert_eq!((short.mma, short.mma_macs), (1, 16 * 8 * 8));
 }
 
+/// Multiply-adds of a warp that waits are those of the slowest. In units of one mma.
+#[test]
+fn products_are_paced_by_the_slowest_warp() {
+    /// `count` products by the warps from `first` to before `end`.
+    fn products(label: &str, first: u32, end: u32, count: usize) -> String {
+        let product =
+            "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {c0, c1, c2, c3}, {a0, a1}, {b0},
+            {c0, c1, c2, c3};";
+        format!(
+            "setp.lt.u32 p, lane, {}; @p bra {label}; setp.ge.u32 p, lane, {}; @p bra {label};
+            {} {label}:",
+            32 * first,
+            32 * end,
+            product.repeat(count)
+        )
+    }
+    let [three, one] = [products("A", 0, 1, 3), products("B", 1, 2, 1)];
+    let late = products("C", 1, 2, 2);
+    let leave = "setp.ge.u32 p, lane, 64; @p ret;";
+    let first_of_two = "setp.ge.u32 p, lane, 32; @p bra D;";
+    let cases = [
+        // Nobody waits before the end.
+        (64, format!("{three} {one}"), [4, 6]),
+        (64, format!("{three} bar.sync 0; {one}"), [4, 8]),
+        (64, format!("{three} bar.sync 0; bar.sync 0; {late} bar.sync 3;"), [5, 10]),
+        // What one had less before, it has more afterwards: the barrier between them costs.
+        (64, format!("{three} {one} bar.sync 0; {late}"), [6, 10]),
+        (64, format!("{three} {one} {late}"), [6, 6]),
+        // A count of all threads is all threads; a vote waits as well.
+        (64, format!("{three} bar.sync 1, 64; {one}"), [4, 8]),
+        (64, format!("{three} bar.red.popc.u32 size, 0, 1; {one}"), [4, 8]),
+        // A count of some is none, nor is an arrival.
+        (64, format!("{three} bar.sync 1, 32; {one}"), [4, 6]),
+        (
+            64,
+            format!("{three} {first_of_two} bar.arrive 1, 64; bra E; D: bar.sync 1, 64; E: {one}"),
+            [4, 6],
+        ),
+        // Idle warps are of the block, and those that have exited; partial ones are warps.
+        (72, format!("{three} bar.sync 0; {one}"), [4, 12]),
+        (96, format!("{} {leave} {three} bar.sync 0; {one}", products("F", 2, 3, 4)), [8, 15]),
+        (96, format!("{leave} {three} bar.sync 1, 64; {one}"), [4, 9]),
+    ];
+    for (threads, body, [all, paced]) in cases {
+        for schedule in schedules() {
+            let got = scheduled(&body, threads, schedule);
+            let product = 16 * 8 * 8;
+            let counts = (got.mma_macs, got.paced_macs);
+            assert_eq!(counts, (all * product, paced * product), "{schedule}: {body}");
+        }
+    }
+}
+
+/// Bytes that are read first and written first, of those that are read and written.
+#[test]
+fn first_touches() {
+    let [load, store, load_volatile, store_volatile] = [
+        "ld.global.u32 a0, [at];",
+        "st.global.u32 [at], a0;",
+        "ld.volatile.global.u32 a0, [at];",
+        "st.volatile.global.u32 [at], a0;",
+    ];
+    let dense = at(LANE, 4, 0);
+    let cases: &[(&[&str], [u64; 4])] = &[
+        (&[&dense, load], [128, 0, 128, 0]),
+        (&[&dense, load, load], [128, 0, 256, 0]),
+        (&[&dense, store, store], [0, 128, 0, 256]),
+        // What was read may be written for the first time; what was written is not read for it.
+        (&[&dense, load, store, load], [128, 128, 256, 128]),
+        (&[&dense, store, load, store], [0, 128, 128, 256]),
+        // The same, other, half other bytes.
+        (&[&dense, load, &at(LANE, 0, 64), load], [128, 0, 132, 0]),
+        (&[&at(LANE, 0, 64), load, &dense, load], [128, 0, 132, 0]),
+        (&[&dense, load, &at(LANE, 4, 128), load], [256, 0, 256, 0]),
+        (&[&dense, load, &at(LANE, 4, 4), load], [132, 0, 256, 0]),
+        (&[&dense, load, &at(LANE, 4, 60), load], [188, 0, 256, 0]),
+        (&[&at(LANE, 128, 0), load, &dense, load], [252, 0, 256, 0]),
+        (&[&at(PAIR, 12, 0), store, &dense, load], [84, 64, 128, 64]),
+        // Of any width.
+        (&[&at(LANE, 1, 3), "ld.global.u8 h, [at];", &dense, load], [128, 0, 160, 0]),
+        (&[&at(LANE, 4, 2), "st.global.b16 [at], h;", &dense, load], [64, 64, 128, 64]),
+        (&[&at(LANE, 16, 16), "ld.global.v2.u64 {w0, w1}, [at];", &dense, load], [528, 0, 640, 0]),
+        (
+            &[&at(LANE, 48, 16), "st.global.v4.u32 [at], {a0, a1, a2, a3};", &dense, load],
+            [80, 512, 128, 512],
+        ),
+        // By other ways.
+        (&[&dense, load, "ld.u32 a0, [at];", "ld.global.nc.u32 a0, [at];"], [128, 0, 384, 0]),
+        (&["red.global.add.u32 [data], lane; red.global.add.u32 [data], lane;"], [4, 4, 8, 8]),
+        (&["red.global.add.u32 [data], lane; ld.global.u32 a0, [data];"], [4, 4, 8, 4]),
+        (&[&dense, store, "red.global.add.u32 [data], lane;"], [0, 128, 4, 132]),
+        // A strong read may come before a strong write, whatever happened here; not so where one of them is weak.
+        (&[&dense, load_volatile, load_volatile], [128, 0, 256, 0]),
+        (&[&dense, store_volatile, load_volatile, load_volatile], [128, 128, 256, 128]),
+        (&[&dense, load_volatile, store_volatile, load_volatile], [128, 128, 256, 128]),
+        (&[&dense, store, load_volatile], [0, 128, 128, 128]),
+        (&[&dense, store_volatile, load], [0, 128, 128, 128]),
+        (&[&dense, store_volatile, store, load_volatile], [0, 128, 128, 256]),
+        (&["shl.b32 here, lane, 2; add.u32 here, here, own; st.shared.u32 [here], lane;"], [0; 4]),
+    ];
+    for &(body, expected) in cases {
+        let got = counted(&body.concat(), 32);
+        let counts = [
+            got.first_bytes_read,
+            got.first_bytes_written,
+            got.global_bytes_read,
+            got.global_bytes_written,
+        ];
+        assert_eq!(counts, expected, "{body:?}");
+    }
+    // Warps are one launch.
+    let warps = counted(&format!("{} {load} {store}", at("and.b32 here, lane, 31;", 4, 0)), 96);
+    assert_eq!((warps.first_bytes_read, warps.first_bytes_written), (128, 128));
+    // 16 bytes by lanes 0 to 15, 9 by lane 16, 1 by the rest.
+    let cut = "mul.lo.u32 size, lane, 16; sub.s32 size, 265, size; max.s32 size, size, 1;
+        min.s32 size, size, 16;";
+    let copy = "cp.async.cg.shared.global [here], [at], 16, size;";
+    let copied = counted(&[&at(LANE, 16, 0), cut, copy, copy].concat(), 32);
+    assert_eq!((copied.first_bytes_read, copied.global_bytes_read), (280, 560));
+    assert_eq!(copied.first_bytes_written, 0);
+}
+
+/// Whichever warp comes first.
+#[test]
+fn first_touches_are_the_same_for_any_schedule() {
+    let of_first = "setp.lt.u32 p, lane, 32; @!p bra SECOND;";
+    let place = at("and.b32 here, lane, 31;", 4, 0);
+    let cases = [
+        ("ld.global.u32 a0, [at]; bar.sync 0;", "bar.sync 0; st.global.u32 [at], a0;", [128, 128]),
+        ("st.global.u32 [at], a0; bar.sync 0;", "bar.sync 0; ld.global.u32 a0, [at];", [0, 128]),
+        ("st.volatile.global.u32 [at], a0;", "ld.volatile.global.u32 a0, [at];", [128, 128]),
+        ("red.global.add.u32 [at], a0;", "ld.volatile.global.u32 a0, [at];", [128, 128]),
+        ("red.global.add.u32 [at], a0;", "red.global.add.u32 [at], a0;", [128, 128]),
+        ("st.volatile.global.u32 [at], a0;", "st.volatile.global.u32 [at], a0;", [0, 128]),
+    ];
+    for (first, second, expected) in cases {
+        let body = format!("{place} {of_first} {first} bra END; SECOND: {second} END:");
+        for schedule in schedules() {
+            let got = scheduled(&body, 64, schedule);
+            assert_eq!(
+                [got.first_bytes_read, got.first_bytes_written],
+                expected,
+                "{schedule}: {body}"
+            );
+        }
+    }
+}
+
 /// By arrivals of warps, whole or not.
 #[test]
 fn barriers() {
@@ -245,6 +409,13 @@ fn other_memory() {
     assert_eq!(counts, Counters::default());
 }
 
+/// In order, in random orders, and with each warp as the last.
+fn schedules() -> impl Iterator<Item = Schedule> {
+    let random = (0..20).map(|launch| Schedule::Random { seed: 1, launch });
+    let last = (0..4).map(|warp| Schedule::Last { warp });
+    [Schedule::Order].into_iter().chain(random).chain(last)
+}
+
 /// Of everything at once: fragments, copies, barriers, tails.
 #[test]
 fn counters_are_the_same_for_any_schedule_and_number_of_threads() {
@@ -253,18 +424,22 @@ fn counters_are_the_same_for_any_schedule_and_number_of_threads() {
     let device = Device::new(&ptx);
     let attention = Attention::new(&device, 2, 200);
     let count = |threads, checked, schedule| {
-        let options = Options { checked, threads, schedule };
+        let options = Options { checked, counts_first: true, threads, schedule };
         attention.launch(&device, &options).unwrap_or_else(|fault| panic!("{fault}"))
     };
     let first = count(1, true, Schedule::Order);
     assert!(first.mma > 0 && first.cp_async > 0 && first.block_barriers > 0, "{first:?}");
+    // All queries of a block times all keys, in whole tiles; every byte of q, k and v, and of o.
+    assert_eq!((first.paced_macs, first.mma_macs), (first.mma_macs, 2 * 2 * 256 * 256 * 64));
+    let tensor = 2 * 200 * 64 * 2;
+    assert_eq!((first.first_bytes_read, first.first_bytes_written), (3 * tensor, tensor));
+    assert!(first.global_bytes_read > 8 * tensor, "{first:?}");
     for threads in 1..=4 {
         let checked = count(threads, true, Schedule::Order);
         let plain = count(threads, false, Schedule::Order);
         assert_eq!((checked, plain), (first, first), "{threads} threads");
     }
-    let random = (0..20).map(|launch| Schedule::Random { seed: 1, launch });
-    for schedule in random.chain((0..4).map(|warp| Schedule::Last { warp })) {
+    for schedule in schedules() {
         assert_eq!(count(2, false, schedule), first, "{schedule}");
     }
 }

@@ -9,7 +9,8 @@ use emucuda::report::Fault;
 use crate::nvcc;
 
 /// Checked, on one thread, in order.
-pub const CHECKED: Options = Options { checked: true, threads: 1, schedule: Schedule::Order };
+pub const CHECKED: Options =
+    Options { checked: true, counts_first: false, threads: 1, schedule: Schedule::Order };
 
 pub struct Device {
     pub memory: Memory,

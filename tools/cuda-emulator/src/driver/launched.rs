@@ -20,7 +20,7 @@ pub struct Launched {
     pub counters: Counters,
 }
 
-const _: () = assert!(size_of::<Launched>() == 304 && align_of::<Launched>() == 8);
+const _: () = assert!(size_of::<Launched>() == 344 && align_of::<Launched>() == 8);
 
 /// Launches that are remembered at most.
 const MOST: usize = 1 << 16;
@@ -30,6 +30,11 @@ static LAUNCHED: Mutex<Option<VecDeque<Launched>>> = Mutex::new(None);
 
 fn launched() -> MutexGuard<'static, Option<VecDeque<Launched>>> {
     LAUNCHED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Whether anybody has asked for launches.
+pub fn is_recording() -> bool {
+    launched().is_some()
 }
 
 /// Remembers a launch, if anybody has asked for them.

@@ -108,7 +108,8 @@ impl Driver {
     fn options(&self) -> Options {
         let &Settings { checked, threads, schedules, .. } = self.settings;
         let launch = self.launches.fetch_add(1, Ordering::Relaxed);
-        Options { checked, threads, schedule: schedules.of_launch(launch) }
+        let counts_first = launched::is_recording();
+        Options { checked, counts_first, threads, schedule: schedules.of_launch(launch) }
     }
 
     /// Runs work now, or queues it, or adds it to the graph that its stream is captured into.

@@ -34,6 +34,8 @@ pub struct Scheduled {
     pub live: u32,
     /// Lanes that the block's size gave the warp.
     pub born: u32,
+    /// Its multiply-adds when all warps of the block last met.
+    paced: u64,
 }
 
 /// What a block needs to run; one block at a time.
@@ -74,6 +76,7 @@ impl<'a> Runner<'a> {
                 groups: Groups::default(),
                 live: 0,
                 born: ALL >> (LANES as u32 - lanes),
+                paced: 0,
             }
         });
         let warps: Vec<Scheduled> = warps.collect();
@@ -105,6 +108,7 @@ impl<'a> Runner<'a> {
             }
             let instructions = self.warps.iter().map(|scheduled| scheduled.warp.clock).sum::<u64>();
             if self.live() == 0 {
+                self.pace();
                 self.counters.warp_instructions += instructions;
                 return Ok(());
             }
@@ -130,7 +134,7 @@ impl<'a> Runner<'a> {
         let [x, y, _] = self.launch.block;
         let count = self.warps.len() as u32;
         for (number, scheduled) in self.warps.iter_mut().enumerate() {
-            let Scheduled { warp, groups, live, born } = scheduled;
+            let Scheduled { warp, groups, live, born, .. } = scheduled;
             warp.reset(number as u32);
             *live = *born;
             groups.start(*born);
@@ -178,6 +182,21 @@ impl<'a> Runner<'a> {
     /// Threads of the block that have not exited.
     pub fn live(&self) -> u32 {
         self.warps.iter().map(|scheduled| scheduled.live.count_ones()).sum()
+    }
+
+    /// Threads that the block began with.
+    pub fn born(&self) -> u32 {
+        self.warps.iter().map(|scheduled| scheduled.born.count_ones()).sum()
+    }
+
+    /// All warps have met: whoever had less to multiply has waited for the one that had most.
+    pub fn pace(&mut self) {
+        let mut most = 0;
+        for Scheduled { warp, paced, .. } in &mut self.warps {
+            most = most.max(warp.counters.mma_macs - *paced);
+            *paced = warp.counters.mma_macs;
+        }
+        self.counters.paced_macs += most * self.warps.len() as u64;
     }
 
     fn report(&self, warp: usize, failure: Failure) -> Fault {

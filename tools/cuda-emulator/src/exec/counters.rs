@@ -35,6 +35,11 @@ counters! {
     /// An atomic operation reads its bytes and writes them.
     global_bytes_read,
     global_bytes_written,
+    /// Of the bytes read, those that the launch had not touched before: while launches are remembered. The rest
+    /// is read again, see [`super::footprint`].
+    first_bytes_read,
+    /// Of the bytes written, those that the launch had not written before: likewise.
+    first_bytes_written,
     /// 32-byte sectors that an instruction touches.
     global_sectors,
     /// Sectors that hold as many bytes as the instruction touches.
@@ -45,11 +50,17 @@ counters! {
     shared_wavefronts,
     /// Passes without bank conflicts.
     ideal_wavefronts,
+    /// Those of `ldmatrix` alone.
+    matrix_wavefronts,
+    ideal_matrix_wavefronts,
     /// Of all lanes, read or written: a spill, or an array with computed indices.
     local_bytes,
     mma,
     /// Multiply-adds of `mma`.
     mma_macs,
+    /// And of those that wait: between two barriers at which all threads of the block wait, as many as the
+    /// slowest warp has, for every warp of the block. A warp that waits has saved nothing.
+    paced_macs,
     /// Arrivals of warps at barriers of their block.
     block_barriers,
     /// `bar.warp.sync`

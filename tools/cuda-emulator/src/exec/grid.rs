@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::{Runner, local_bytes};
 use super::fault::{self, Location};
+use super::footprint::Footprint;
 use super::lanes::LANES;
 use super::problem::Problem;
 use super::race::{LaunchWatch, SharedCells, Watch};
@@ -28,10 +29,12 @@ pub fn run(
     }
     let blocks = launch.grid.iter().map(|&size| size as u64).product::<u64>();
     let workers = (options.threads.max(1) as u64).min(blocks);
+    let footprint = options.counts_first.then(|| Footprint::new(memory)).transpose();
     let shared = Shared {
         memory,
         launch,
         params: parameters(launch).map_err(|e| no_memory(launch, &e))?,
+        footprint: footprint.map_err(|e| no_memory(launch, &e))?,
         watch: options.checked.then(|| LaunchWatch::new(memory, launch.grid, workers > 1)),
         order: BlockOrder::new(options.schedule, blocks),
         next: AtomicU64::new(0),
@@ -59,6 +62,7 @@ struct Shared<'a> {
     memory: &'a Memory,
     launch: &'a Launch<'a>,
     params: Region,
+    footprint: Option<Footprint>,
     /// Finds races.
     watch: Option<LaunchWatch<'a>>,
     order: BlockOrder,
@@ -96,6 +100,7 @@ impl Shared<'_> {
             params: &self.params,
             is_checked: options.checked,
             watch: watch.as_ref(),
+            footprint: self.footprint.as_ref(),
         };
         let schedule = options.schedule;
         let mut runner = Runner::new(kernel, self.launch, surroundings, schedule, limit);
@@ -162,7 +167,8 @@ mod tests {
         let kernel = module.kernel("k").unwrap();
         let block = [block, 1, 1];
         let launch = Launch { kernel, grid: [5, 1, 1], block, dynamic_shared: 0, params: &[] };
-        let options = Options { checked: true, threads: 2, schedule: Schedule::Order };
+        let options =
+            Options { checked: true, counts_first: false, threads: 2, schedule: Schedule::Order };
         run(&memory, &launch, &options, limit)
     }
 

@@ -16,6 +16,7 @@ mod decode;
 mod divergence;
 mod double;
 mod fault;
+mod footprint;
 mod grid;
 mod half;
 mod lanes;
@@ -57,6 +58,8 @@ pub struct Options {
     /// Reads of what was never written, of what is still being copied, accesses outside of allocations and
     /// races are faults.
     pub checked: bool,
+    /// Bytes that are touched for the first time are counted apart: it takes time and memory.
+    pub counts_first: bool,
     /// Of the host, to run blocks on.
     pub threads: usize,
     pub schedule: Schedule,

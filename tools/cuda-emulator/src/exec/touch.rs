@@ -27,6 +27,9 @@ pub fn touch(
     touch: Touch,
 ) -> Result<(), Box<Problem>> {
     warp.counters.touch(target, bytes, touch);
+    if let Some(footprint) = block.footprint {
+        footprint.touch(warp, block, target, bytes, touch);
+    }
     match block.watch {
         Some(watch) => watch.touch(warp, block, target, bytes, touch),
         None => Ok(()),

@@ -224,8 +224,10 @@ impl Runner<'_> {
         if let (0, Some(watch)) = (complete.expected, watch) {
             watch.meet();
         }
+        let mut waited = 0;
         for Scheduled { warp, groups, .. } in &mut self.warps {
             groups.release(id, |group| {
+                waited += group.mask.count_ones();
                 if let (1.., Some(watch)) = (complete.expected, watch) {
                     watch.leave(id, warp.index, group.mask);
                 }
@@ -248,6 +250,10 @@ impl Runner<'_> {
         }
         if let Some(watch) = watch {
             watch.end_meeting(id);
+        }
+        // Of a barrier that counts threads, others may have exited or not, as it happens.
+        if complete.expected == 0 || waited == self.born() {
+            self.pace();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::async_copy::AsyncCopies;
 use super::counters::Counters;
+use super::footprint::Footprint;
 use super::lanes::LANES;
 use super::program::{Operand, Program, Slot};
 use super::race::Watch;
@@ -21,6 +22,8 @@ pub struct Block<'a> {
     pub is_checked: bool,
     /// Finds races.
     pub watch: Option<&'a Watch<'a>>,
+    /// Tells what is touched for the first time.
+    pub footprint: Option<&'a Footprint>,
 }
 
 /// The registers of a warp and its asynchronous copies.

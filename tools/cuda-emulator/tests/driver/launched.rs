@@ -38,6 +38,8 @@ fn launches_are_taken_once_and_in_order() {
         global_stores: 4,
         global_bytes_read: 400,
         global_bytes_written: 400,
+        first_bytes_read: 400,
+        first_bytes_written: 400,
         global_sectors: 2 * (3 * 4 + 1),
         ideal_sectors: 2 * (3 * 4 + 1),
         ..Counters::default()

@@ -6,10 +6,10 @@ use crate::ops::activation;
 
 /// Patches of 1 and 8 images.
 const TOWER: &[[usize; 2]] = &[[1024, 8192], [8192, 8192]];
-const TOWER_COUNTED: [usize; 2] = [256, 8192];
+const TOWER_COUNTED: &[[usize; 2]] = &[[256, 8192]];
 
 const GATES: &[[usize; 2]] = &[[736, 1408], [2048, 11_008], [8192, 11_008]];
-const GATES_COUNTED: [usize; 2] = [256, 11_008];
+const GATES_COUNTED: &[[usize; 2]] = &[[256, 11_008]];
 /// Columns behind s: the adapter's.
 const SLACK: usize = 64;
 

@@ -10,7 +10,7 @@ pub fn rows() -> Vec<Row> {
     vec![Row {
         name: "column_sums",
         shapes: BIASES,
-        counted: [512, 12288],
+        counted: &[[512, 12288]],
         // the sums are added to
         bytes: |[rows, cols], t| rows * cols * t.size() + 8 * cols,
         flop: |[rows, cols]| rows * cols,

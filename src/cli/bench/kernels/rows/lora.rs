@@ -15,7 +15,7 @@ pub fn rows() -> Vec<Row> {
         name: "lora write_tails",
         dtypes: BF16,
         shapes: &[[1408, 64], [11008, 64]],
-        counted: [1408, 64],
+        counted: &[[1408, 64]],
         bytes: |[rows, r], t| 2 * rows * r * (DType::F32.size() + 2 * t.size()),
         flop: |[rows, r]| 2 * rows * r,
         bound: |_| 0.0,

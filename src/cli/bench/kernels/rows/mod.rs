@@ -29,7 +29,7 @@ pub const F32: &[DType] = &[DType::F32];
 /// Tokens and width of preset `small`, and of packs of Qwen-VL-Chat.
 pub const HIDDEN: &[[usize; 2]] = &[[736, 512], [2048, 4096], [8192, 4096]];
 /// Qwen-VL-Chat's 8192 tokens, scaled down in rows for the emulator.
-pub const HIDDEN_COUNTED: [usize; 2] = [256, 4096];
+pub const HIDDEN_COUNTED: &[[usize; 2]] = &[[256, 4096]];
 
 /// An op at some shapes.
 pub struct Row {
@@ -40,7 +40,7 @@ pub struct Row {
     /// Timed on a GPU.
     pub shapes: &'static [[usize; 2]],
     /// Run by an emulator, which counts what the kernels do.
-    pub counted: [usize; 2],
+    pub counted: &'static [[usize; 2]],
     /// The floor: bytes of all inputs, read once, and of all outputs, written once.
     pub bytes: fn([usize; 2], DType) -> usize,
     pub flop: fn([usize; 2]) -> usize,

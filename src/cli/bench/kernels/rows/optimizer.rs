@@ -10,7 +10,7 @@ use crate::tensor::DType;
 /// Trained parameters: a power of two, and those of rank 64 on Qwen-VL-Chat.
 const SHAPES: &[[usize; 2]] = &[[1, 1 << 24], [1, 112_197_632]];
 /// Large enough that the records of a step count for nothing.
-const COUNTED: [usize; 2] = [1, 1 << 20];
+const COUNTED: &[[usize; 2]] = &[[1, 1 << 20]];
 
 pub fn rows() -> Vec<Row> {
     vec![

@@ -8,7 +8,7 @@ use crate::tensor::{DType, Tensor};
 
 /// One text being written, and many.
 const SHAPES: &[[usize; 2]] = &[[1, 151_936], [64, 151_936]];
-const COUNTED: [usize; 2] = [2, 151_936];
+const COUNTED: &[[usize; 2]] = &[[2, 151_936]];
 
 pub fn rows() -> Vec<Row> {
     vec![

@@ -8,6 +8,7 @@
 use super::Opcode;
 use super::float::Single;
 use super::memory::read;
+use crate::exec::Counters;
 use crate::exec::address::addresses;
 use crate::exec::half::{Bf16, F16, Half};
 use crate::exec::lanes::{Lane, Run, compile, each};
@@ -37,7 +38,12 @@ fn load_of<const COUNT: usize, const IS_TRANSPOSED: bool>() -> Run {
             let addresses = addresses(warp, block, operands[0], access.width, immediate);
             let pointing = !0u32 >> (32 - 8 * COUNT as u32);
             let mut rows = [[0; 16]; 32];
+            let before = warp.counters;
             read(warp, block, access.space, &addresses, mask & pointing, &mut rows)?;
+            let Counters { shared_wavefronts, ideal_wavefronts, .. } = before;
+            let counters = &mut warp.counters;
+            counters.matrix_wavefronts += counters.shared_wavefronts - shared_wavefronts;
+            counters.ideal_matrix_wavefronts += counters.ideal_wavefronts - ideal_wavefronts;
             for matrix in 0..COUNT {
                 let words = each(
                     #[inline(always)]
