@@ -25,6 +25,7 @@
 #include "common/math.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
+#include "common/tile.cuh"
 
 namespace {
 
@@ -83,7 +84,7 @@ __device__ __forceinline__ void load(Packs& packs, const float* row, int first, 
     for (int k = 0; k < kPacks; ++k) {
         const int col = first + k * kStep;
         if (col < end) {
-            packs[k] = kLast ? load_pack_last(row + col) : load_pack(row + col);
+            packs[k] = kLast ? load_last(row + col) : load_pack(row + col);
         } else {
             packs[k] = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
         }
@@ -143,17 +144,21 @@ __device__ __forceinline__ void add_columns(
 
 // Of the whole block, every thread the same; all must call.
 __device__ __forceinline__ Sum block_sum(float max, float sum) {
-    __shared__ Sum partial[kWarps];
+    __shared__ float max_of[kWarps];
+    __shared__ double sum_of[kWarps];
     const int lane = threadIdx.x % kWarp;
     // A product by itself: the compiler would join it to some of the additions that follow, and not to others.
     const auto about = [](double sum, float max, float largest) {
         return warp_sum(__dmul_rn(sum, power(max, base(largest))));
     };
-    const float of_warp = warp_max(max);
-    const double sum_of_warp = about(sum, max, of_warp);
-    if (lane == 0) partial[threadIdx.x / kWarp] = {of_warp, sum_of_warp};
+    const float max_of_warp = warp_max(max);
+    const double sum_of_warp = about(sum, max, max_of_warp);
+    if (lane == 0) {
+        max_of[threadIdx.x / kWarp] = max_of_warp;
+        sum_of[threadIdx.x / kWarp] = sum_of_warp;
+    }
     __syncthreads(); // sums of all warps before their reads; all first reads of logits before gradients over them
-    const Sum mine = lane < kWarps ? partial[lane] : Sum{-INFINITY, 0.0};
+    const Sum mine = lane < kWarps ? Sum{max_of[lane], sum_of[lane]} : Sum{-INFINITY, 0.0};
     const float largest = warp_max(mine.max);
     return {largest, about(mine.sum, mine.max, largest)};
 }
@@ -168,13 +173,10 @@ __device__ __forceinline__ void write_gradients(
         load<kLast>(packs, from, first, end);
 #pragma unroll
         for (int k = 0; k < kPacks; ++k) {
-            Pack<float> g;
-#pragma unroll
-            for (int i = 0; i < kPack<float>; ++i) {
-                g.at[i] = -scale * power(packs[k].at[i], max);
-            }
+            const auto g = [&](int i) { return -scale * power(packs[k].at[i], max); };
             const int col = first + k * kStep;
-            if (col < end) store_pack_last(gradients + col, convert<__nv_bfloat16>(g));
+            if (col < end)
+                store_last(gradients + col, {pack_pair(g(0), g(1)), pack_pair(g(2), g(3))});
         }
     }
 }

@@ -66,16 +66,14 @@ __device__ __forceinline__ void store_pack(T* at, const Pack<T, kCount>& pack) {
 // Loads and stores of what the kernel does not touch again: the first to leave L2, so that what it will
 // read again stays.
 template <typename T>
-__device__ __forceinline__ Pack<T> load_pack_last(const T* at) {
+__device__ __forceinline__ Pack<T> load_last(const T* at) {
     const uint4 words = __ldcs(reinterpret_cast<const uint4*>(at));
     return reinterpret_cast<const Pack<T>&>(words);
 }
 
-template <typename T, int kCount>
-__device__ __forceinline__ void store_pack_last(T* at, const Pack<T, kCount>& pack) {
-    using Words = std::conditional_t<sizeof(pack) == sizeof(uint4), uint4, uint2>;
-    static_assert(sizeof(pack) == sizeof(Words), "8 or 16 bytes");
-    __stcs(reinterpret_cast<Words*>(at), reinterpret_cast<const Words&>(pack));
+template <typename T>
+__device__ __forceinline__ void store_last(T* at, uint2 words) {
+    __stcs(reinterpret_cast<uint2*>(at), words);
 }
 
 // Element by element; narrower ones are rounded.
