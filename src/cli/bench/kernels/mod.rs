@@ -234,8 +234,10 @@ impl Case {
     fn compared(&self, gpu: Device) -> Result<Box<dyn Run>> {
         let new = |device| (self.row.new)(On { device, dtype: self.dtype }, self.shape);
         let (mut cpu, mut gpu) = (new(Device::Cpu)?, new(gpu)?);
-        cpu.run()?;
-        gpu.run()?;
+        for side in [&mut cpu, &mut gpu] {
+            side.run()?;
+            side.settle()?;
+        }
         let bound = (self.row.bound)(self.dtype);
         for (cpu, gpu) in cpu.outputs().into_iter().zip(gpu.outputs()) {
             let got = difference(gpu, cpu)?;
