@@ -9,6 +9,7 @@ mod layer_norm;
 mod lora;
 mod movements;
 mod optimizer;
+mod patch_embed;
 mod rms_norm;
 mod rope;
 mod sampling;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Row> {
         activation::rows(),
         embedding::rows(),
         movements::rows(),
+        patch_embed::rows(),
         sampling::rows(),
         lora::rows(),
         optimizer::rows(),
