@@ -133,46 +133,54 @@ __device__ __forceinline__ void backward(const Backward& p) {
     const int col = blockIdx.y * kWarps * kSide;
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     const unsigned ring = shared_address(memory), values = ring + kRing;
+    bf16* const value_tile = reinterpret_cast<bf16*>(memory + kRing);
     const int steps = (p.pixels.patches + kPatches - 1) / kPatches;
 
     copy_gradients(p, ring, 0, col);
     copy_gradients(p, ring, 1, col);
-    Pieces<kPieces> pieces;
+    // Of a step's patches, those that there are.
+    const auto patches_of = [&](int step) {
+        return min(kPatches, p.pixels.patches - step * kPatches);
+    };
     const auto find_corners = [&](int step) {
-        const int patch = step * kPatches + threadIdx.x;
-        if (threadIdx.x < kPatches && patch < p.pixels.patches) {
+        if (static_cast<int>(threadIdx.x) < patches_of(step)) {
+            const int patch = step * kPatches + threadIdx.x;
             corners[step % 2][threadIdx.x] = corner_of(p.pixels, patch);
         }
     };
-    const auto load_pieces = [&](int step) {
-        const int patches = min(kPatches, p.pixels.patches - step * kPatches);
-        if (patches > 0) pieces.load(p.pixels, window, corners[step % 2], patches, threadIdx.x);
-    };
+    Pieces<kPieces> pieces(p.pixels, window, threadIdx.x);
     find_corners(0);
     __syncthreads(); // corners before their reads
-    load_pieces(0);
+    pieces.load(p.pixels, corners[0], patches_of(0));
+    // The values of a lane, of each patch of its warp.
+    const auto source_of = [&](int column) {
+        const int y = quotient(column, 1.0f / (3 * window.cols));
+        const int in_row = column - y * 3 * window.cols;
+        return Source(p.pixels, y < window.rows, y * window.pitch() + in_row, in_row % 3);
+    };
+    const Source sources[] = {source_of(lane), source_of(lane + kWarp),
+                              source_of(lane + 2 * kWarp)};
+    static_assert(8 * kBlocks <= 3 * kWarp, "all values of a window");
 
     float sums[kBlocks][4] = {};
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-        const int first = step * kPatches;
-        pieces.store(p.pixels, pixels);
+        const int patches = patches_of(step);
+        pieces.store(p.pixels, pixels, patches);
         find_corners(step + 1);
         // pixels and corners before their reads; reads of the values and gradients of the last step before the
         // next ones in their place
         __syncthreads();
-        load_pieces(step + 1);
+        pieces.load(p.pixels, corners[(step + 1) % 2], patches_of(step + 1));
 #pragma unroll
-        for (int column = lane; column < 8 * kBlocks; column += kWarp) {
-            const int y = quotient(column, 1.0f / (3 * window.cols));
-            const int in_row = column - y * 3 * window.cols;
-            const Source source = source_at(p.pixels, y * window.pitch() + in_row, in_row % 3);
+        for (int i = warp; i < kPatches; i += kWarps) {
 #pragma unroll
-            for (int i = warp; i < kPatches; i += kWarps) {
-                const bool is_there = y < window.rows && first + i < p.pixels.patches;
-                const bf16 value = source.value(pixels + i * window.bytes(), is_there);
-                *reinterpret_cast<bf16*>(memory + kRing + ValueTile::at(i, column / kChunkElements)
-                                         + column % kChunkElements * sizeof(bf16)) = value;
+            for (int part = 0; part < 3; ++part) {
+                const int column = part * kWarp + lane;
+                if (column >= 8 * kBlocks) continue;
+                const int at = ValueTile::at(i, column / kChunkElements) / sizeof(bf16);
+                value_tile[at + column % kChunkElements] =
+                    sources[part].value(pixels + i * window.bytes(), i < patches);
             }
         }
         wait_copies<1>();

@@ -214,6 +214,11 @@ add_moments(Shared& shared, Sums& sums, int units, int before, int cols) {
     __syncwarp(); // moments before their reads
 }
 
+// Four columns, rounded. Rows are counted in these: of `y + quad` nvcc makes two stores, now and then.
+__device__ __forceinline__ uint2 round_quad(float a, float b, float c, float d) {
+    return {pack_pair(a, b), pack_pair(c, d)};
+}
+
 // x rounded, and y = (x − mean) · r · weight + bias, of the columns of this warp from `col` on.
 __device__ __forceinline__ void store_rows(const Forward& p,
                                            const Shared& shared,
@@ -233,23 +238,23 @@ __device__ __forceinline__ void store_rows(const Forward& p,
             p.mean[row * p.mean_stride] = moments.mean;
             p.rstd[row * p.rstd_stride] = rstd;
         }
-        bf16* y = p.y + row * p.y_stride + col + quad;
-        bf16* x = p.x == nullptr ? nullptr : p.x + row * p.x_stride + col + quad;
+        auto* y = reinterpret_cast<uint2*>(p.y + row * p.y_stride + col) + lane % 4;
+        auto* x = reinterpret_cast<uint2*>(p.x + row * p.x_stride + col) + lane % 4;
 #pragma unroll
         for (int u = 0; u < kUnits; ++u) {
             if (u >= units) continue;
             const Quad weight = load_pack<bf16, kQuad>(norm + u * kUnit + quad);
             const Quad bias = load_pack<bf16, kQuad>(norm + (kUnits + u) * kUnit + quad);
-            Quad rounded, out;
+            float out[kQuad];
 #pragma unroll
             for (int i = 0; i < kQuad; ++i) {
-                const float value = sum_at(sums, u, r, i), normal = (value - moments.mean) * rstd;
-                rounded.at[i] = from_float<bf16>(value);
-                out.at[i] =
-                    from_float<bf16>(fmaf(normal, to_float(weight.at[i]), to_float(bias.at[i])));
+                const float normal = (sum_at(sums, u, r, i) - moments.mean) * rstd;
+                out[i] = fmaf(normal, to_float(weight.at[i]), to_float(bias.at[i]));
             }
-            store_pack(y + u * kUnit, out);
-            if (x != nullptr) store_pack(x + u * kUnit, rounded);
+            y[u * kUnit / kQuad] = round_quad(out[0], out[1], out[2], out[3]);
+            if (p.x == nullptr) continue;
+            x[u * kUnit / kQuad] = round_quad(sum_at(sums, u, r, 0), sum_at(sums, u, r, 1),
+                                              sum_at(sums, u, r, 2), sum_at(sums, u, r, 3));
         }
     }
 }
@@ -269,12 +274,12 @@ __device__ __forceinline__ void load_values(const Forward& p,
         shared.corners[threadIdx.x] = corner_of(p.pixels, first + threadIdx.x);
     }
     __syncthreads(); // corners before their reads
+    const int count = side * kPatches * 3 * side / p.pixels.piece;
 #pragma unroll 1
-    for (int at = threadIdx.x; at < patches * side * 3 * side / p.pixels.piece;
-         at += kAtOnce * kThreads) {
-        Pieces<kAtOnce> pieces;
-        pieces.load(p.pixels, whole, shared.corners, patches, at);
-        pieces.store(p.pixels, pixels);
+    for (int at = threadIdx.x; at < count; at += kAtOnce * kThreads) {
+        Pieces<kAtOnce> pieces(p.pixels, whole, at);
+        pieces.load(p.pixels, shared.corners, patches);
+        pieces.store(p.pixels, pixels, patches);
     }
     __syncthreads(); // pixels before their reads
     const int warp = threadIdx.x / kWarp;
@@ -283,11 +288,10 @@ __device__ __forceinline__ void load_values(const Forward& p,
         const int channel = quotient(k, 1.0f / (side * side)), pixel = k - channel * side * side;
         const int y = quotient(pixel, 1.0f / side), x = pixel - y * side;
         const int byte = y * whole.pitch() + 3 * x + channel;
-        const Source source = source_at(p.pixels, byte, min(channel, 2));
+        const Source source(p.pixels, channel < 3, byte, min(channel, 2));
 #pragma unroll
         for (int i = warp; i < kPatches; i += kWarps) {
-            values[i * pitch + k] =
-                source.value(pixels + i * whole.bytes(), channel < 3 && i < patches);
+            values[i * pitch + k] = source.value(pixels + i * whole.bytes(), i < patches);
         }
     }
     __syncthreads(); // values before their reads, and reads of the pixels before the weights in their place

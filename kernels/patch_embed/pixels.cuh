@@ -49,39 +49,45 @@ __device__ __forceinline__ const unsigned char* corner_of(const Pixels& p, int p
     return p.data + picture * p.stride + (y * p.grid * p.patch + x) * 3;
 }
 
-// Pieces of a window of the patches at `corners`, on their way to shared memory. They follow each other along
-// the pixel rows of the picture; this thread takes `first`, first + kThreads, ...
+// Pieces of a window of kPatches patches, on their way to shared memory. They follow each other along the pixel
+// rows of the picture; this thread takes number `first`, first + kThreads, ...
 template <int kCount>
 struct Pieces {
+    int patch[kCount]; // beyond kPatches where there is no piece
+    int from[kCount];  // bytes from the corner of the patch
+    int to[kCount];    // bytes in shared memory
     unsigned short held[kCount];
-    int to[kCount];
 
-    __device__ __forceinline__ void load(const Pixels& p,
-                                         const Window& window,
-                                         const unsigned char* const* corners,
-                                         int patches,
-                                         int first) {
-        const int run = 3 * window.cols / p.piece, line = patches * run;
+    __device__ __forceinline__ Pieces(const Pixels& p, const Window& window, int first) {
+        const int run = 3 * window.cols / p.piece, line = kPatches * run;
         const float per_run = 1.0f / run, per_line = 1.0f / line;
-        const int row = 3 * p.grid * p.patch;
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
             const int piece = first + i * kThreads;
-            to[i] = -1;
-            if (piece >= window.rows * line) continue;
             const int y = quotient(piece, per_line), in_line = piece - y * line;
-            const int patch = quotient(in_line, per_run);
-            const int byte = (in_line - patch * run) * p.piece;
-            const auto* from = corners[patch] + (window.y + y) * row + 3 * window.x + byte;
-            held[i] = p.piece == 2 ? *reinterpret_cast<const unsigned short*>(from) : *from;
-            to[i] = patch * window.bytes() + y * window.pitch() + byte;
+            const int at = quotient(in_line, per_run), byte = (in_line - at * run) * p.piece;
+            patch[i] = y < window.rows ? at : kPatches;
+            from[i] = ((window.y + y) * p.grid * p.patch + window.x) * 3 + byte;
+            to[i] = at * window.bytes() + y * window.pitch() + byte;
         }
     }
 
-    __device__ __forceinline__ void store(const Pixels& p, unsigned char* pixels) const {
+    // Those of the first `patches`, which start at `corners`.
+    __device__ __forceinline__ void
+    load(const Pixels& p, const unsigned char* const* corners, int patches) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-            if (to[i] < 0) continue;
+            if (patch[i] >= patches) continue;
+            const auto* at = corners[patch[i]] + from[i];
+            held[i] = p.piece == 2 ? *reinterpret_cast<const unsigned short*>(at) : *at;
+        }
+    }
+
+    __device__ __forceinline__ void
+    store(const Pixels& p, unsigned char* pixels, int patches) const {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            if (patch[i] >= patches) continue;
             if (p.piece == 2) {
                 *reinterpret_cast<unsigned short*>(pixels + to[i]) = held[i];
             } else {
@@ -93,16 +99,17 @@ struct Pieces {
 
 // Where a value comes from: a byte of a window, and what normalises it.
 struct Source {
-    int byte; // negative: there is none, the value is zero
+    bool is_there; // else the value is zero
+    int byte;
     float scale, shift;
 
-    __device__ __forceinline__ bf16 value(const unsigned char* window, bool is_there) const {
-        return __float2bfloat16_rn(is_there ? fmaf(window[byte], scale, shift) : 0.0f);
+    __device__ __forceinline__ Source(const Pixels& p, bool is_there, int byte, int channel)
+        : is_there(is_there), byte(byte), scale(p.scale[channel]), shift(p.shift[channel]) {}
+
+    __device__ __forceinline__ bf16 value(const unsigned char* window, bool has_patch) const {
+        const bool reads = is_there && has_patch;
+        return __float2bfloat16_rn(reads ? fmaf(window[byte], scale, shift) : 0.0f);
     }
 };
-
-__device__ __forceinline__ Source source_at(const Pixels& p, int byte, int channel) {
-    return {byte, p.scale[channel], p.shift[channel]};
-}
 
 } // namespace
