@@ -42,7 +42,7 @@ constexpr int kPieces = (kPatches * 3 * kPixels + kThreads - 1) / kThreads;
 constexpr int kStaged = 104;
 using Staged = float[8][kStaged];
 
-// The gradients of `kPatches` patches from `first` on and of the columns from `col` on, as a group of copies.
+// The gradients of a step's patches, of the columns from `col` on, as a group of copies; zeros beyond.
 __device__ __forceinline__ void
 copy_gradients(const Backward& p, unsigned ring, int step, int col) {
     constexpr int kChunks = GradientTile::kChunks;
@@ -143,10 +143,7 @@ __device__ __forceinline__ void backward(const Backward& p) {
         return min(kPatches, p.pixels.patches - step * kPatches);
     };
     const auto find_corners = [&](int step) {
-        if (static_cast<int>(threadIdx.x) < patches_of(step)) {
-            const int patch = step * kPatches + threadIdx.x;
-            corners[step % 2][threadIdx.x] = corner_of(p.pixels, patch);
-        }
+        if (warp == 0) corners[step % 2][lane] = corner_of(p.pixels, step * kPatches + lane);
     };
     Pieces<kPieces> pieces(p.pixels, window, threadIdx.x);
     find_corners(0);

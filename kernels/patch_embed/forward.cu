@@ -2,7 +2,7 @@
 //   v = byte · scale + shift     x = patches(v) · wᵀ + position
 //   m = mean(x)      r = rsqrt(mean((x − m)²) + eps)      y = (x − m) · r · lw + lb
 // pixels u8 [n, S·S·3]: rows, columns, channels    p: side of a patch    P = (S / p)² patches of a picture
-// w [width, k] bf16, k = 3·p·p rounded up to 16: (channel, y, x), then zeros    position [P, width] bf16
+// w [width, k] bf16, k = 3·p·p rounded up to 16: (channel, y, x), then any finite    position [P, width] bf16
 // x (unless null) y [n·P, width] bf16    lw lb [width] bf16    m r [n·P] f32    width is a multiple of 16
 // v is rounded to bf16, products are summed in f32, x and y are rounded once; m, r and y are those of x
 // before it is rounded. A fixed order of sums, no atomics.
@@ -270,9 +270,8 @@ __device__ __forceinline__ void load_values(const Forward& p,
     constexpr int kAtOnce = 20;
     const int side = p.pixels.patch, patches = min(kPatches, p.pixels.patches - first);
     const Window whole{0, 0, side, side};
-    if (threadIdx.x < patches) {
-        shared.corners[threadIdx.x] = corner_of(p.pixels, first + threadIdx.x);
-    }
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    if (warp == 0) shared.corners[lane] = corner_of(p.pixels, first + lane);
     __syncthreads(); // corners before their reads
     const int count = side * kPatches * 3 * side / p.pixels.piece;
 #pragma unroll 1
@@ -282,9 +281,8 @@ __device__ __forceinline__ void load_values(const Forward& p,
         pieces.store(p.pixels, pixels, patches);
     }
     __syncthreads(); // pixels before their reads
-    const int warp = threadIdx.x / kWarp;
 #pragma unroll 1
-    for (int k = threadIdx.x % kWarp; k < cols; k += kWarp) {
+    for (int k = lane; k < cols; k += kWarp) {
         const int channel = quotient(k, 1.0f / (side * side)), pixel = k - channel * side * side;
         const int y = quotient(pixel, 1.0f / side), x = pixel - y * side;
         const int byte = y * whole.pitch() + 3 * x + channel;
@@ -334,8 +332,7 @@ __device__ __forceinline__ void forward(const Forward& p) {
                 p.position + row % period * p.position_stride + col + lane % 4 * kQuad;
 #pragma unroll
             for (int u = 0; u < kUnits; ++u) {
-                const bool is_there = u < units && row < p.pixels.patches;
-                const Quad pack = is_there ? load_pack<bf16, kQuad>(position + u * kUnit) : Quad{};
+                const Quad pack = u < units ? load_pack<bf16, kQuad>(position + u * kUnit) : Quad{};
 #pragma unroll
                 for (int i = 0; i < kQuad; ++i) {
                     sum_at(sums, u, r, i) = to_float(pack.at[i]);
@@ -346,8 +343,9 @@ __device__ __forceinline__ void forward(const Forward& p) {
 
         const bool measures = turn < chunks, stores = turn >= turns - chunks;
         if (stores) {
-            __syncwarp(); // reads of the last piece of weights before the copies in its place
-            // weight and bias of the norm, of the columns of this warp, side by side
+            // Weight and bias of the norm, of the columns of this warp, side by side, in the place of a first
+            // piece of weights: its reads came before the last barrier of the warp.
+            static_assert(4 * kUnits * kChunk <= kFirstPiece * kUnitBytes, "in one place");
             for (int chunk = lane; chunk < 2 * units; chunk += kWarp) {
                 const int at = chunk * kChunkElements;
                 copy_chunk(ring + chunk * kChunk, p.norm_weight + col + at, true);

@@ -42,7 +42,8 @@ __device__ __forceinline__ int quotient(int n, float inverse) {
     return static_cast<int>((n + 0.5f) * inverse);
 }
 
-// The first pixel of a patch.
+// The first pixel of a patch; a warp finds those of a block at once.
+static_assert(kPatches == kWarp, "a lane each");
 __device__ __forceinline__ const unsigned char* corner_of(const Pixels& p, int patch) {
     const int band = patch / p.grid, picture = band / p.grid;
     const long long y = (band - picture * p.grid) * p.patch, x = (patch - band * p.grid) * p.patch;

@@ -1,6 +1,6 @@
 //! Patch embedding on CUDA: `kernels/patch_embed/`.
 
-use super::Patches;
+use super::{Patches, padded};
 use crate::device::cuda::{Arguments, Cuda, Grid, KernelName};
 use crate::error::Result;
 use crate::tensor::{Tensor, TensorMut};
@@ -79,7 +79,10 @@ unsafe impl Arguments for Backward {}
 /// sums, values.
 pub(super) fn shared(spec: &Patches) -> usize {
     let pixels = PATCHES * spec.patch_size * (3 * spec.patch_size + 4) / 4 * 4;
-    STAGE + STAGE.max(pixels.next_multiple_of(16)) + SHARED + PATCHES * 2 * (spec.padded() + 8)
+    STAGE
+        + STAGE.max(pixels.next_multiple_of(16))
+        + SHARED
+        + PATCHES * 2 * (padded(spec.values()) + 8)
 }
 
 pub(super) fn forward(

@@ -50,12 +50,6 @@ impl Patches {
         3 * self.patch_size * self.patch_size
     }
 
-    /// `K`: the columns of the weight on CUDA, [`values`](Self::values) rounded up to what tensor cores
-    /// take at a time.
-    pub fn padded(&self) -> usize {
-        self.values().next_multiple_of(TILE)
-    }
-
     fn check(&self, check: Check) -> Result<()> {
         let (size, patch) = (self.image_size, self.patch_size);
         if patch == 0 || size % patch != 0 {
@@ -69,9 +63,14 @@ impl Patches {
 /// Columns that tensor cores take at a time.
 const TILE: usize = 16;
 
+/// The columns of the weight on CUDA, for patches of so many values.
+pub fn padded(values: usize) -> usize {
+    values.next_multiple_of(TILE)
+}
+
 /// `pixels`: u8 `[n, S·S·3]` (rows, columns, channels), on the CPU also f32 `[n, 3·S·S]` (channels, rows,
-/// columns) already normalised; `weight`: `[width, 3·p·p]` f32, bf16 or f16, on CUDA `[width, K]` bf16 with
-/// zeros behind the `3·p·p`; `position`: `[P, width]` T; `norm_weight`, `norm_bias`: `[1, width]` T;
+/// columns) already normalised; `weight`: `[width, 3·p·p]` f32, bf16 or f16, on CUDA `[width, K]` bf16,
+/// `K =` [`padded`]`(3·p·p)`, with anything finite behind the `3·p·p`; `position`: `[P, width]` T; `norm_weight`, `norm_bias`: `[1, width]` T;
 /// `patches`: on the CPU `[n·P, 3·p·p]` f32, kept for [`backward`], on CUDA not looked at; `x`: `[n·P, width]`
 /// T, kept for the backward of `layer_norm`, on CUDA only where that is wanted; `y`: `[n·P, width]` T;
 /// `mean`, `rstd`: `[n·P, 1]` f32, of `x`. T is f32 on the CPU, bf16 on CUDA.
@@ -104,7 +103,7 @@ pub fn forward(
     match device {
         Device::Cpu => check.weight("weight", weight, [width, values], "width, 3 · p · p")?,
         Device::Cuda(_) => {
-            check.packed("weight", weight, t, [width, spec.padded()], "width, K")?;
+            check.packed("weight", weight, t, [width, padded(spec.values())], "width, K")?;
             tiled(check, "weight", "rows", width)?;
         }
     }

@@ -26,11 +26,14 @@ const FLUSH: usize = 64 << 20;
 /// at the GPU's full bandwidth (memory clock x bus width), then the median time with a cold L2, the rate,
 /// and the share of the floor. Each result is compared with the CPU's before it is timed.
 ///
-/// Without a GPU there are no times, but counters: what the kernels did / what they had to do. bytes:
-/// moved by loads and stores / the floor. sectors: of 32 bytes, touched / filled; 1 is fully coalesced.
-/// wavefronts: passes over the banks of shared memory / passes without conflicts. mma: multiply-adds on
-/// tensor cores / those needed. They come from kernels/counters.json, which the tests compare with
-/// what the emulated driver counts; under that driver (its README says how) they are counted here.
+/// Without a GPU there are no times, but counters: what the kernels did / what they had to do. dram:
+/// bytes that a launch loads or stores for the first time / the floor; again: bytes that it loads
+/// again, which L2 may give; bytes: all that it loads and stores. sectors: of 32 bytes, touched / filled;
+/// 1 is fully coalesced. wavefronts: passes over the banks of shared memory / passes without conflicts;
+/// ldmatrix: those of this instruction alone. mma: multiply-adds on tensor cores / those needed, where a
+/// warp counts as many as the slowest of its block from barrier to barrier: one that waits has saved
+/// nothing. They come from kernels/counters.json, which the tests compare with what the emulated driver
+/// counts; under that driver (its README says how) they are counted here.
 ///
 /// Keys of --json: device, gb_per_s (its bandwidth, null without a GPU), and rows of kernel, shape, dtype,
 /// bytes, flop, floor_us, us, gb_per_s, percent_of_floor (null where nothing is timed), counters and bars (null where
@@ -231,8 +234,10 @@ impl Case {
     fn compared(&self, gpu: Device) -> Result<Box<dyn Run>> {
         let new = |device| (self.row.new)(On { device, dtype: self.dtype }, self.shape);
         let (mut cpu, mut gpu) = (new(Device::Cpu)?, new(gpu)?);
-        cpu.run()?;
-        gpu.run()?;
+        for side in [&mut cpu, &mut gpu] {
+            side.run()?;
+            side.settle()?;
+        }
         let bound = (self.row.bound)(self.dtype);
         for (cpu, gpu) in cpu.outputs().into_iter().zip(gpu.outputs()) {
             let got = difference(gpu, cpu)?;

