@@ -56,7 +56,7 @@ pub struct Activations {
     h_1: Buffer,    // [T, D + r]   ln_1 output | u of c_attn
     qkv: Buffer,    // [T, 3D]      after rope
     o: Buffer,      // [T, D + r]   attention output | u of c_proj
-    lse: Buffer,    // [T, heads]
+    lse: Buffer,    // [heads, T]
     x_2: Buffer,    // [T, D]       residual stream after attention
     rstd_2: Buffer, // [T, 1]
     h_2: Buffer,    // [T, D + 2r]  ln_2 output | u of w1 | u of w2
@@ -78,7 +78,7 @@ impl Activations {
             h_1: buffers.values("h_1", tokens, d + rank),
             qkv: buffers.values("qkv", tokens, 3 * d),
             o: buffers.values("o", tokens, d + rank),
-            lse: buffers.f32("lse", tokens, config.num_attention_heads),
+            lse: buffers.f32("lse", config.num_attention_heads, tokens),
             x_2: buffers.values("x_2", tokens, d),
             rstd_2: buffers.f32("rstd_2", tokens, 1),
             h_2: buffers.values("h_2", tokens, d + 2 * rank),
@@ -95,7 +95,7 @@ pub struct Scratch {
     d_h: Buffer,    // [T, D]
     d_o: Buffer,    // [T, D]
     d_qkv: Buffer,  // [T, 3D]
-    delta: Buffer,  // [T, heads]
+    delta: Buffer,  // [heads, T]
     d_u: Buffer,    // [T, r]
 }
 
@@ -114,7 +114,7 @@ impl Scratch {
             d_h: buffers.values("d_h", tokens, d),
             d_o: buffers.values("d_o", tokens, d),
             d_qkv: buffers.values("d_qkv", tokens, 3 * d),
-            delta: buffers.f32("delta", tokens, config.num_attention_heads),
+            delta: buffers.f32("delta", config.num_attention_heads, tokens),
             d_u: buffers.values("d_u", tokens, rank),
         }
     }
@@ -182,7 +182,8 @@ impl Block {
         };
         let o = HeadsMut::dense(keep.o.head_mut(t).slice_cols(0..d), self.head_dim);
         let [q, k, v] = [q, k, v].map(|x| Heads::dense(x, self.head_dim));
-        attention::forward(q, k, v, shared.mask, o, keep.lse.head_mut(t), self.scale())?;
+        let lse = keep.lse.view_mut().slice_cols(0..t);
+        attention::forward(q, k, v, shared.mask, o, lse, self.scale())?;
 
         // x2 = x + c_proj(o)
         let mut x_2 = keep.x_2.head_mut(t);
@@ -250,7 +251,8 @@ impl Block {
         let (d_k, d_v) = d_kv.split_cols(width);
         let [d_q, d_k, d_v] = [d_q, d_k, d_v].map(|x| HeadsMut::dense(x, hd));
         let [o, d_o] = [o.slice_cols(0..width), d_o.as_ref()].map(|x| Heads::dense(x, hd));
-        let (lse, delta) = (keep.lse.head(t), scratch.delta.head_mut(t));
+        let lse = keep.lse.view().slice_cols(0..t);
+        let delta = scratch.delta.view_mut().slice_cols(0..t);
         let (mask, scale) = (shared.mask, self.scale());
         attention::backward(q, k, v, o, lse, d_o, mask, d_q, d_k, d_v, delta, scale)?;
         let d_qk = d_qkv.reborrow().slice_cols(0..2 * width);

@@ -50,7 +50,7 @@ pub struct ResamplerActivations {
     q: Buffer,        // [Q, D]
     q_all: Buffer,    // [N, D] q, once per image
     o: Buffer,        // [N, D]
-    lse: Buffer,      // [N, heads]
+    lse: Buffer,      // [heads, N]
     attended: Buffer, // [N, D] out_proj output
     ln_post: Stats,
     post: Buffer, // [N, D] ln_post output
@@ -64,7 +64,7 @@ pub struct ResamplerScratch {
     d_o: Buffer,        // [N, D]
     d_q_all: Buffer,    // [N, D]
     d_kv_heads: Buffer, // [T, 2D]
-    delta: Buffer,      // [N, heads]
+    delta: Buffer,      // [heads, N]
     d_q: Buffer,        // [Q, D]
     d_q_in: Buffer,     // [Q, D]
     d_query: Buffer,    // [Q, D]
@@ -94,7 +94,7 @@ impl ResamplerActivations {
             q: buffers.values("q", q, d),
             q_all: buffers.values("q_all", n, d),
             o: buffers.values("o", n, d),
-            lse: buffers.f32("lse", n, heads),
+            lse: buffers.f32("lse", heads, n),
             attended: buffers.values("attended", n, d),
             ln_post: Stats::new(n, buffers.of("ln_post")),
             post: buffers.values("post", n, d),
@@ -121,7 +121,7 @@ impl ResamplerScratch {
             d_o: buffers.values("d_o", n, d),
             d_q_all: buffers.values("d_q_all", n, d),
             d_kv_heads: buffers.values("d_kv_heads", t, 2 * d),
-            delta: buffers.f32("delta", n, visual.resampler_heads()),
+            delta: buffers.f32("delta", visual.resampler_heads(), n),
             d_q: buffers.values("d_q", q, d),
             d_q_in: buffers.values("d_q_in", q, d),
             d_query: buffers.values("d_query", q, d),
@@ -190,7 +190,8 @@ impl Resampler {
         let (q, k, v) = (keep.q_all.head(n), heads.slice_cols(0..d), heads.slice_cols(d..2 * d));
         let [q, k, v] = [q, k, v].map(|x| Heads::dense(x, self.head_dim));
         let o = HeadsMut::dense(keep.o.head_mut(n), self.head_dim);
-        let (lse, mask) = (keep.lse.head_mut(n), Mask::of(&keep.segments[..images]));
+        let lse = keep.lse.view_mut().slice_cols(0..n);
+        let mask = Mask::of(&keep.segments[..images]);
         attention::forward(q, k, v, mask, o, lse, self.scale())?;
 
         // y = ln_post(out_proj(o)) · proj
@@ -240,7 +241,8 @@ impl Resampler {
         let (mut d_k, mut d_v) = scratch.d_kv_heads.head_mut(t).split_cols(d);
         let [dq, dk, dv] =
             [d_q_all.reborrow(), d_k.reborrow(), d_v.reborrow()].map(|x| HeadsMut::dense(x, hd));
-        let (lse, delta) = (keep.lse.head(n), scratch.delta.head_mut(n));
+        let lse = keep.lse.view().slice_cols(0..n);
+        let delta = scratch.delta.view_mut().slice_cols(0..n);
         let (mask, scale) = (Mask::of(&keep.segments[..images]), self.scale());
         attention::backward(q, k, v, o, lse, d_o, mask, dq, dk, dv, delta, scale)?;
 

@@ -57,7 +57,7 @@ struct BlockActivations {
     h_1: Buffer, // [T, W]  ln_1 output
     qkv: Buffer, // [T, 3W] interleaved by head
     o: Buffer,   // [T, W]
-    lse: Buffer, // [T, heads]
+    lse: Buffer, // [heads, T]
     x_2: Buffer, // [T, W]
     ln_2: Stats,
     h_2: Buffer,  // [T, W]  ln_2 output
@@ -72,7 +72,7 @@ pub struct VisionScratch {
     d_h: Buffer,        // [T, W]
     d_o: Buffer,        // [T, W]
     d_qkv: Buffer,      // [T, 3W]
-    delta: Buffer,      // [T, heads]
+    delta: Buffer,      // [heads, T]
     d_embed: Buffer,    // [T, W]
     d_position: Buffer, // [P, W]
 }
@@ -92,7 +92,7 @@ impl VisionActivations {
             h_1: buffers.values("h_1", t, w),
             qkv: buffers.values("qkv", t, 3 * w),
             o: buffers.values("o", t, w),
-            lse: buffers.f32("lse", t, visual.heads),
+            lse: buffers.f32("lse", visual.heads, t),
             x_2: buffers.values("x_2", t, w),
             ln_2: Stats::new(t, buffers.of("ln_2")),
             h_2: buffers.values("h_2", t, w),
@@ -133,7 +133,7 @@ impl VisionScratch {
             d_h: buffers.values("d_h", t, w),
             d_o: buffers.values("d_o", t, w),
             d_qkv: buffers.values("d_qkv", t, 3 * w),
-            delta: buffers.f32("delta", t, visual.heads),
+            delta: buffers.f32("delta", visual.heads, t),
             d_embed: buffers.values("d_embed", t, w),
             d_position: buffers.values("d_position", p, w),
         }
@@ -263,7 +263,7 @@ impl Block {
         self.in_proj.forward(values, h.as_ref(), keep.qkv.head_mut(t), Write::Overwrite)?;
         let [q, k, v] = Heads::interleaved(keep.qkv.head(t), head_dim);
         let o = HeadsMut::dense(keep.o.head_mut(t), head_dim);
-        let (lse, mask) = (keep.lse.head_mut(t), Mask::of(segments));
+        let (lse, mask) = (keep.lse.view_mut().slice_cols(0..t), Mask::of(segments));
         attention::forward(q, k, v, mask, o, lse, scale)?;
 
         // x2 = x + out_proj(o)
@@ -326,7 +326,8 @@ impl Block {
         let [q, k, v] = Heads::interleaved(keep.qkv.head(t), head_dim);
         let [o, d_o] = [keep.o.head(t), d_o.as_ref()].map(|x| Heads::dense(x, head_dim));
         let [d_q, d_k, d_v] = HeadsMut::interleaved(d_qkv.reborrow(), head_dim);
-        let (lse, delta) = (keep.lse.head(t), scratch.delta.head_mut(t));
+        let lse = keep.lse.view().slice_cols(0..t);
+        let delta = scratch.delta.view_mut().slice_cols(0..t);
         let mask = Mask::of(segments);
         attention::backward(q, k, v, o, lse, d_o, mask, d_q, d_k, d_v, delta, scale)?;
         let mut d_h = scratch.d_h.head_mut(t);

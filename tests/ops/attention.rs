@@ -116,7 +116,7 @@ impl Case {
                     seen.iter().map(|&j| scale * inner(&q[at(i)], &k[at(j)])).collect();
                 let max = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = s.iter().map(|s| (s - max).exp()).sum();
-                n.lse[i * self.heads + head] = max + total.ln();
+                n.lse[head * self.queries + i] = max + total.ln();
                 let p: Vec<f64> = s.iter().map(|s| (s - max).exp() / total).collect();
                 let dp: Vec<f64> = seen.iter().map(|&j| inner(&d_o[at(i)], &v[at(j)])).collect();
                 for (t, &j) in seen.iter().enumerate() {
@@ -153,7 +153,7 @@ impl Case {
     }
 
     fn statistics(&self) -> Matrix {
-        self.place.of(DType::F32).poisoned(self.queries, self.heads, self.lay)
+        self.place.of(DType::F32).poisoned(self.heads, self.queries, self.lay)
     }
 
     /// `[o, lse]`
@@ -352,7 +352,7 @@ fn arguments_that_do_not_fit_are_named() {
     let mut refused = |segments: &[Segment], head_dim: usize| {
         let x = Heads::dense(Tensor::new(&x, 4, 12), head_dim);
         let o = HeadsMut::dense(TensorMut::new(&mut o, 4, 12), head_dim);
-        let lse = TensorMut::new(&mut l, 4, 2);
+        let lse = TensorMut::new(&mut l, 2, 4);
         refusal(attention::forward(x, x, x, Mask::of(segments), o, lse, 1.0))
     };
     assert_eq!(
@@ -361,7 +361,7 @@ fn arguments_that_do_not_fit_are_named() {
     );
     assert_eq!(
         refused(&[], 4),
-        "attention::forward: lse has shape [4, 2], expected [4, 3] (queries, heads)"
+        "attention::forward: lse has shape [2, 4], expected [3, 4] (heads, queries)"
     );
     let say = |message: String| message.split(", got").next().unwrap_or_default().to_string();
     for (segments, expected) in [

@@ -65,14 +65,11 @@ fn query_blocks(segment: &Segment) -> usize {
     (segment.q_len as usize).div_ceil(QUERIES)
 }
 
-/// Sets the rows no segment names.
-fn fill_gaps(segments: &[Segment], mut x: TensorMut<'_>, value: f32) {
-    let mut free = 0;
-    for s in segments {
-        (free..s.q_start as usize).for_each(|i| x.row::<f32>(i).fill(value));
-        free = s.q_start as usize + s.q_len as usize;
-    }
-    (free..x.rows()).for_each(|i| x.row::<f32>(i).fill(value));
+/// The queries that no segment names.
+fn gaps(segments: &[Segment], queries: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = segments.iter().map(|s| s.q_start as usize).chain([queries]);
+    let ends = segments.iter().map(|s| s.q_start as usize + s.q_len as usize);
+    [0].into_iter().chain(ends).zip(starts).map(|(end, start)| end..start)
 }
 
 /// Units: (head, block of queries).
@@ -83,8 +80,10 @@ pub(super) fn forward(
     mut lse: TensorMut<'_>,
 ) {
     let Inputs { q, k, v, heads, scale } = inputs;
-    (0..heads).for_each(|h| fill_gaps(segments, o.head(h), 0.0));
-    fill_gaps(segments, lse.reborrow(), f32::NEG_INFINITY);
+    for gap in gaps(segments, q.columns().rows()) {
+        (0..heads).for_each(|h| o.head(h).slice_rows(gap.clone()).fill(0.0f32));
+        lse.reborrow().slice_cols(gap).fill(f32::NEG_INFINITY);
+    }
     let most = segments.iter().map(query_blocks).max().unwrap_or(0);
     let per_head = segments.len() * most;
     par_tasks(per_head * heads, |unit| {
@@ -97,20 +96,20 @@ pub(super) fn forward(
         let first = segment.q_start as usize;
         let rows = first + block.start..first + block.end;
         // SAFETY: segments do not overlap, so units differ in their rows or in their heads.
-        let (o, lse) = unsafe { (o.alias(head), lse.alias_cols(head..head + 1)) };
+        let (o, lse) = unsafe { (o.alias(head), lse.alias_rows(head..head + 1)) };
         forward_block(
             q.head(head).slice_rows(rows.clone()),
             k.head(head),
             v.head(head),
             key_tiles(segment, block),
             o.slice_rows(rows.clone()),
-            lse.slice_rows(rows),
+            lse.slice_cols(rows),
             scale,
         );
     });
 }
 
-/// One block of queries of one head: `q`, `o` `[n, hd]`, `k`, `v` `[Tk, hd]`, `lse [n, 1]`.
+/// One block of queries of one head: `q`, `o` `[n, hd]`, `k`, `v` `[Tk, hd]`, `lse [1, n]`.
 fn forward_block(
     q: Tensor<'_>,
     k: Tensor<'_>,
@@ -157,7 +156,7 @@ fn forward_block(
                     } else if max[r] == f32::NEG_INFINITY {
                         o.fill(0.0);
                     }
-                    lse.row::<f32>(r)[0] = max[r] + total[r].ln();
+                    lse.row::<f32>(0)[r] = max[r] + total[r].ln();
                 }
             },
         );
@@ -277,7 +276,9 @@ pub(super) fn backward(
             par_rows([x], chunk, |_, [mut x]| x.fill(0.0f32));
         }
     }
-    fill_gaps(segments, delta.reborrow(), 0.0);
+    for gap in gaps(segments, inputs.q.columns().rows()) {
+        delta.reborrow().slice_cols(gap).fill(0.0f32);
+    }
     par_tasks(groups(segments).count() * heads, |unit| {
         let (group, head) = (unit / heads, unit % heads);
         let Some(segments) = groups(segments).nth(group) else { return };
@@ -288,10 +289,10 @@ pub(super) fn backward(
                 dq: dq.alias(head),
                 dk: dk.alias(head),
                 dv: dv.alias(head),
-                delta: delta.alias_cols(head..head + 1),
+                delta: delta.alias_rows(head..head + 1),
             }
         };
-        let lse = lse.slice_cols(head..head + 1);
+        let lse = lse.slice_rows(head..head + 1);
         let of_head = [inputs.q, inputs.k, inputs.v, o, d_o].map(|x| x.head(head));
         backward_group(of_head, lse, inputs.scale, segments, gradients);
     });
@@ -315,7 +316,7 @@ fn backward_group(
                 #[inline(always)]
                 || {
                     for (r, i) in rows.clone().enumerate() {
-                        out.delta.row::<f32>(i)[0] = sum2(d_o.row(r), o.row(i), |x, y| x * y);
+                        out.delta.row::<f32>(0)[i] = sum2(d_o.row(r), o.row(i), |x, y| x * y);
                     }
                 },
             );
@@ -332,8 +333,8 @@ fn backward_group(
                     let dp = TensorMut::new(ds, n, stride).slice_cols(0..len);
                     serial(Operand::plain(d_o), Operand::transposed(v), dp, Store::overwrite(1.0));
                     // P = e^(S - lse)   dS = P · (dP - delta)
-                    let lse = lse.slice_rows(rows.clone());
-                    let delta = out.delta.as_ref().slice_rows(rows.clone());
+                    let lse = lse.slice_cols(rows.clone());
+                    let delta = out.delta.as_ref().slice_cols(rows.clone());
                     simd(
                         #[inline(always)]
                         || unsoftmax(p, ds, &tile, lse, delta),
@@ -358,7 +359,7 @@ fn backward_group(
 fn unsoftmax(s: &mut [f32], dp: &mut [f32], tile: &KeyTile, lse: Tensor<'_>, delta: Tensor<'_>) {
     let stride = tile.rows.len().next_multiple_of(VECTOR);
     for (r, (s, dp)) in s.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).enumerate() {
-        let (lse, delta) = (lse.row::<f32>(r)[0], delta.row::<f32>(r)[0]);
+        let (lse, delta) = (lse.row::<f32>(0)[r], delta.row::<f32>(0)[r]);
         let seen = tile.visible(r);
         s[seen..].fill(f32::NEG_INFINITY);
         dp[seen..].fill(0.0);

@@ -109,7 +109,7 @@ impl Mask<'_> {
     }
 }
 
-/// Overwrites `o [Tq, H·hd]` and `lse [Tq, H]`, the logarithm of each softmax's denominator, kept
+/// Overwrites `o [Tq, H·hd]` and `lse [H, Tq]`, the logarithm of each softmax's denominator, kept
 /// for [`backward`]. `k`, `v` are `[Tk, H·hd]`. Queries that see no key get `o = 0`, `lse = -inf`.
 ///
 /// Errors: shapes that do not fit; segments out of range, out of order or overlapping.
@@ -127,7 +127,7 @@ pub fn forward(
     let inputs = Inputs::new(check, q, k, v, scale)?;
     let (queries, keys) = (q.columns().rows(), k.columns().rows());
     inputs.check(check, "o", o.as_ref(), queries)?;
-    check.f32("lse", lse.as_ref(), [queries, inputs.heads], "queries, heads")?;
+    check.f32("lse", lse.as_ref(), [inputs.heads, queries], "heads, queries")?;
     mask.check(check, device, queries, keys)?;
     match device {
         Device::Cpu => cpu::forward(inputs, mask.segments, o, lse),
@@ -137,7 +137,7 @@ pub fn forward(
 }
 
 /// Overwrites `dq`, `dk`, `dv` from `d_o`, with `o` and `lse` of [`forward`]; queries and keys
-/// that no segment names get 0. `delta [Tq, H]` is scratch. Probabilities are recomputed from
+/// that no segment names get 0. `delta [H, Tq]` is scratch. Probabilities are recomputed from
 /// `lse`.
 ///
 /// Errors: as [`forward`].
@@ -166,7 +166,7 @@ pub fn backward(
         inputs.check(check, name, heads, keys)?;
     }
     for (name, tensor) in [("lse", lse), ("delta", delta.as_ref())] {
-        check.f32(name, tensor, [queries, inputs.heads], "queries, heads")?;
+        check.f32(name, tensor, [inputs.heads, queries], "heads, queries")?;
     }
     mask.check(check, device, queries, keys)?;
     match device {
