@@ -84,16 +84,36 @@ using Scores = float[2][kUnits][4];
 // P rounded, two neighbours along the keys in each: of a unit, what an mma takes of 16 rows by 8.
 using Rounded = unsigned[2][kUnits][2];
 
+// How a lane passes over the chunks of a strip: its column stays, its row steps.
+template <int kDim>
+struct Way {
+    static constexpr int kStep = kWarp / Tile<kDim>::kChunks;
+    int row, chunk;
+
+    __device__ __forceinline__ Way(int lane)
+        : row(lane / Tile<kDim>::kChunks), chunk(lane % Tile<kDim>::kChunks) {}
+
+    __device__ __forceinline__ bool is_within(int dim) const {
+        return row < kStep && chunk * kChunkElements < dim;
+    }
+};
+
 template <int kDim>
 __device__ __forceinline__ void load_queries(const Forward& p, const Plan& plan, const Item& item) {
     using Rows = Tile<kDim>;
+    const Way<kDim> way(item.lane);
     const unsigned to = shared_address(shared + Room<kDim>::queries(item.warp));
-#pragma unroll 2
-    for (int i = item.lane; i < kWarpRows * Rows::kChunks; i += kWarp) {
-        const int row = i / Rows::kChunks, chunk = i % Rows::kChunks, query = item.query(row);
-        const bool is_there = item.has(query) && chunk * kChunkElements < p.dim;
-        copy_chunk(to + Rows::at(row, chunk), p.q.row(query, item.head) + chunk * kChunkElements,
-                   is_there);
+#pragma unroll
+    for (int slot = 0; slot < 2; ++slot) {
+        const int row = slot * kStrip + way.row, first = item.query(row);
+        const __nv_bfloat16* source = p.q.row(first, item.head) + way.chunk * kChunkElements;
+        if (way.row >= way.kStep) break;
+#pragma unroll
+        for (int i = 0; i < kStrip; i += way.kStep) {
+            copy_chunk(to + Rows::at(row + i, way.chunk), source,
+                       way.is_within(p.dim) && item.has(first + i));
+            source += way.kStep * p.q.stride;
+        }
     }
     const int query = item.query(item.lane);
     uint4* ranges = reinterpret_cast<uint4*>(shared + Room<kDim>::kRanges);
@@ -280,12 +300,20 @@ store(const Forward& p, const State<kDim>& state, const Item& item) {
         }
     }
     __syncwarp(); // o of all lanes before its reads
-#pragma unroll 2
-    for (int i = item.lane; i < kWarpRows * Rows::kChunks; i += kWarp) {
-        const int row = i / Rows::kChunks, chunk = i % Rows::kChunks, query = item.query(row);
-        if (!item.has(query) || chunk * kChunkElements >= p.dim) continue;
-        *reinterpret_cast<uint4*>(p.o.row(query, item.head) + chunk * kChunkElements) =
-            *reinterpret_cast<const uint4*>(o + Rows::at(row, chunk));
+    const Way<kDim> way(item.lane);
+    if (!way.is_within(p.dim)) return;
+#pragma unroll
+    for (int slot = 0; slot < 2; ++slot) {
+        const int row = slot * kStrip + way.row, first = item.query(row);
+        __nv_bfloat16* to = p.o.row(first, item.head) + way.chunk * kChunkElements;
+#pragma unroll
+        for (int i = 0; i < kStrip; i += way.kStep) {
+            if (item.has(first + i)) {
+                *reinterpret_cast<uint4*>(to) =
+                    *reinterpret_cast<const uint4*>(o + Rows::at(row + i, way.chunk));
+            }
+            to += way.kStep * p.o.stride;
+        }
     }
 }
 
