@@ -77,28 +77,42 @@ __device__ __forceinline__ float base(float max) {
     return max == -INFINITY ? 0.0f : max;
 }
 
-// The packs of a thread in the columns from `first` on; −inf from `end` on.
+// Spans of the block over the columns [begin, end).
+__device__ __forceinline__ int spans(int begin, int end) {
+    return (end - begin + kSpan - 1) / kSpan;
+}
+
+// The packs of a thread, the first of them at column `col`; −inf from `end` on.
 template <bool kLast>
-__device__ __forceinline__ void load(Packs& packs, const float* row, int first, int end) {
+__device__ __forceinline__ void load(Packs& packs, const float* row, int col, int end) {
 #pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-        const int col = first + k * kStep;
+    for (auto& pack : packs) {
         if (col < end) {
-            packs[k] = kLast ? load_last(row + col) : load_pack(row + col);
+            pack = kLast ? load_last(row + col) : load_pack(row + col);
         } else {
-            packs[k] = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
+            pack = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
         }
+        col += kStep;
+    }
+}
+
+__device__ __forceinline__ void store(float* row, const Packs& packs, int col, int end) {
+#pragma unroll
+    for (const auto& pack : packs) {
+        if (col < end) store_pack(row + col, pack);
+        col += kStep;
     }
 }
 
 // The target becomes −inf.
-__device__ __forceinline__ void leave_out(Packs& packs, int first, unsigned target) {
+__device__ __forceinline__ void leave_out(Packs& packs, int col, unsigned target) {
 #pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-#pragma unroll
-        for (int i = 0; i < kPack<float>; ++i) {
-            if (first + k * kStep + i == target) packs[k].at[i] = -INFINITY;
+    for (auto& pack : packs) {
+        int here = col;
+        for (float& x : pack.at) {
+            if (here++ == target) x = -INFINITY;
         }
+        col += kStep;
     }
 }
 
@@ -106,16 +120,15 @@ __device__ __forceinline__ void leave_out(Packs& packs, int first, unsigned targ
 __device__ __forceinline__ void add(float& max, float& sum, const Packs& packs) {
     const float before = max;
 #pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-#pragma unroll
-        for (int i = 0; i < kPack<float>; ++i) {
-            max = fmaxf(max, packs[k].at[i]);
+    for (const auto& pack : packs) {
+        for (const float x : pack.at) {
+            max = fmaxf(max, x);
         }
     }
     float part = 0.0f;
 #pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-        const auto e = [&](int i) { return power(packs[k].at[i], base(max)); };
+    for (const auto& pack : packs) {
+        const auto e = [&](int i) { return power(pack.at[i], base(max)); };
         part += (e(0) + e(1)) + (e(2) + e(3));
     }
     sum = fmaf(sum, power(before, base(max)), part);
@@ -125,19 +138,14 @@ __device__ __forceinline__ void add(float& max, float& sum, const Packs& packs) 
 template <bool kKeep>
 __device__ __forceinline__ void add_columns(
     float& max, float& sum, const float* row, int begin, int end, unsigned target, float* kept) {
-    const int spans = (end - begin + kSpan - 1) / kSpan;
+    const int thread = begin + threadIdx.x * kPack<float>;
 #pragma unroll 1
-    for (int span = begin + (spans - 1) * kSpan; span >= begin; span -= kSpan) {
-        const int first = span + threadIdx.x * kPack<float>;
+    for (int span = spans(begin, end) - 1; span >= 0; --span) {
+        const int first = thread + span * kSpan;
         Packs packs;
         load<kKeep>(packs, row, first, end);
-        if (kKeep) {
-#pragma unroll
-            for (int k = 0; k < kPacks; ++k) {
-                if (first + k * kStep < end) store_pack(kept + first + k * kStep, packs[k]);
-            }
-        }
-        if (target - span < kSpan) leave_out(packs, first, target);
+        if (kKeep) store(kept, packs, first, end);
+        if ((target - begin) / kSpan == span) leave_out(packs, first, target);
         add(max, sum, packs);
     }
 }
@@ -167,16 +175,19 @@ __device__ __forceinline__ Sum block_sum(float max, float sum) {
 template <bool kLast>
 __device__ __forceinline__ void write_gradients(
     __nv_bfloat16* gradients, const float* from, int begin, int end, float max, float scale) {
+    const int thread = begin + threadIdx.x * kPack<float>;
+    const int count = spans(begin, end);
 #pragma unroll 1
-    for (int first = begin + threadIdx.x * kPack<float>; first < end; first += kSpan) {
+    for (int span = 0; span != count; ++span) {
+        int col = thread + span * kSpan;
         Packs packs;
-        load<kLast>(packs, from, first, end);
+        load<kLast>(packs, from, col, end);
 #pragma unroll
-        for (int k = 0; k < kPacks; ++k) {
-            const auto g = [&](int i) { return -scale * power(packs[k].at[i], max); };
-            const int col = first + k * kStep;
+        for (const auto& pack : packs) {
+            const auto g = [&](int i) { return -scale * power(pack.at[i], max); };
             if (col < end)
                 store_last(gradients + col, {pack_pair(g(0), g(1)), pack_pair(g(2), g(3))});
+            col += kStep;
         }
     }
 }
@@ -213,7 +224,7 @@ __device__ __forceinline__ void log_ratio(const LogRatio& p) {
     write_gradients<false>(gradients, held, 0, kept, max, scale);
     int end;
     for (int begin = kept; begin < p.cols; begin = end) {
-        end = begin < p.cols / 2 ? 2 * begin : p.cols;
+        end = begin + min(begin, p.cols - begin);
         __syncthreads(); // logits of columns before `begin` are read before gradients of later ones lie there
         write_gradients<true>(gradients, row, begin, end, max, scale);
     }
@@ -232,12 +243,13 @@ __device__ __forceinline__ void branch_sums(const BranchSums& p) {
     if (begin > end || end > p.rows) {
         sum = NAN;
     } else {
-        for (long long first = begin; first < end; first += kWarp) {
-            const long long row = first + lane;
-            const float mine = row < end ? p.log_probs[row * p.log_probs_stride] : 0.0f;
-            for (int i = 0; i < kWarp; ++i) {
+        for (long long row = begin; row != end;) {
+            const int count = min((int)(end - row), kWarp);
+            const float mine = lane < count ? p.log_probs[(row + lane) * p.log_probs_stride] : NAN;
+            for (int i = 0; i < count; ++i) {
                 sum += __shfl_sync(kAllLanes, mine, i);
             }
+            row += count;
         }
     }
     if (lane == 0) p.sums[branch * p.sums_stride] = sum;
