@@ -31,6 +31,12 @@ struct Tile {
         }
         return row * kRowBytes + place * kChunk;
     }
+
+    // From the address of chunk `c` of a row to that of chunk `c + chunks`, where the two share no bit and the tile
+    // lies at a multiple of a row's bytes: one instruction, where `at` takes several.
+    static __device__ __forceinline__ unsigned along(unsigned address, int chunks) {
+        return kChunks % 2 == 1 ? address + chunks * kChunk : address ^ (chunks * kChunk);
+    }
 };
 
 // An address as ldmatrix, cp.async and ld.shared take it.

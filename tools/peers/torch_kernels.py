@@ -269,7 +269,7 @@ def patch_embed(on, patch=14):
 
 
 def log_ratio(on, width=4096):
-    """Of logits [rows, vocabulary]; `loss` is all of it, from hidden states by a frozen head to their gradients."""
+    """Of logits [rows, vocabulary]; `forward` is all of it, from hidden states by a frozen head to their gradients."""
     f32 = lambda *shape: on.make(*shape, dtype=torch.float32)
     targets = on.index(on.cols)
     scored = lambda logits: torch.log_softmax(logits, -1).gather(-1, targets[:, None])
@@ -298,7 +298,7 @@ def log_ratio(on, width=4096):
         values = f32(on.rows).double()
         return lambda: torch.segment_reduce(values, "sum", offsets=ends)
 
-    def loss():
+    def forward():
         h, head = on.make(on.rows, width, dtype=torch.bfloat16), on.make(on.cols, width, dtype=torch.bfloat16)
         forms = {"": through(h, lambda h: scored((h @ head.T).float()))}
         if liger:
@@ -310,7 +310,7 @@ def log_ratio(on, width=4096):
         "gradients": gradients,
         "gradients, factors": lambda: gradients(f32(on.rows, 1)),
         "branch_sums": branch_sums,
-        "loss": loss,
+        "forward": forward,
     }
 
 

@@ -1,17 +1,42 @@
-//! Rows of log_ratio: the pass between its products, over Qwen-VL's vocabulary, and the sums of branches.
+//! Rows of log_ratio over Qwen-VL's vocabulary: with its products, the pass between them, and the sums of branches.
 
-use super::{F32, On, Row, Run, prepared};
+use super::{BF16, F32, On, Row, Run, prepared};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ops::{log_ratio, rows};
 use crate::tensor::DType;
 
+/// Of hidden states.
+const WIDTH: usize = 4096;
 /// A chunk of scored rows.
 const CHUNK: &[[usize; 2]] = &[[512, 151_936]];
 const CHUNK_COUNTED: &[[usize; 2]] = &[[4, 151_936]];
 
 pub fn rows() -> Vec<Row> {
     vec![
+        // the products are a library's: nothing to count
+        Row {
+            name: "log_ratio forward",
+            dtypes: BF16,
+            counted: &[],
+            bytes: |[rows, vocabulary], t| (2 * rows + vocabulary) * WIDTH * t.size() + 8 * rows,
+            flop: |[rows, vocabulary]| 4 * rows * vocabulary * WIDTH,
+            macs: |[rows, vocabulary]| 2 * rows * vocabulary * WIDTH,
+            bound: |_| 8e-3,
+            new: |on, [rows, vocabulary]| {
+                let [h, head] = [on.input(rows, WIDTH, 1)?, on.input(vocabulary, WIDTH, 2)?];
+                let (targets, logits) =
+                    (targets(on, rows, vocabulary)?, on.f32_output(rows, vocabulary)?);
+                let (log_probs, dh) = (on.f32_output(rows, 1)?, on.output(rows, WIDTH)?);
+                let buffers = [h, head, targets, logits, log_probs, dh];
+                prepared(buffers, 2, |[h, head, targets, logits, log_probs, dh]| {
+                    let (h, head, targets) = (h.view(), head.view(), targets.view());
+                    let (log_probs, dh) = (log_probs.view_mut(), Some(dh.view_mut()));
+                    log_ratio::forward(h, head, targets, log_probs, dh, logits.view_mut())
+                })
+            },
+            ..USUAL
+        },
         Row {
             name: "log_ratio log_probs",
             bytes: |[rows, vocabulary], _| 4 * rows * (vocabulary + 2),

@@ -10,6 +10,7 @@ mod log_ratio;
 mod lora;
 mod movements;
 mod optimizer;
+mod patch_embed;
 mod rms_norm;
 mod rope;
 mod sampling;
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Row> {
         activation::rows(),
         embedding::rows(),
         movements::rows(),
+        patch_embed::rows(),
         log_ratio::rows(),
         sampling::rows(),
         lora::rows(),
