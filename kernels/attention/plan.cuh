@@ -23,7 +23,7 @@ struct Entry {
     unsigned blocks[2]; // bit 8 s + u: strip s needs unit u of the others
 
     __device__ __forceinline__ unsigned units(int strip) const {
-        return blocks[strip / 4] >> strip % 4 * 8 & 0xff;
+        return (strip < 4 ? blocks[0] : blocks[1]) >> strip % 4 * 8 & 0xff;
     }
 };
 

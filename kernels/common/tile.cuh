@@ -31,6 +31,12 @@ struct Tile {
         }
         return row * kRowBytes + place * kChunk;
     }
+
+    // From the address of chunk `c` of a row to that of chunk `c + chunks`, where the two share no bit and the tile
+    // lies at a multiple of a row's bytes: one instruction, where `at` takes several.
+    static __device__ __forceinline__ unsigned along(unsigned address, int chunks) {
+        return kChunks % 2 == 1 ? address + chunks * kChunk : address ^ (chunks * kChunk);
+    }
 };
 
 // An address as ldmatrix, cp.async and ld.shared take it.
@@ -43,6 +49,13 @@ __device__ __forceinline__ unsigned shared_address(const void* at) {
 __device__ __forceinline__ void copy_chunk(unsigned to, const void* from, bool is_there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                  "r"(is_there ? kChunk : 0)
+                 : "memory");
+}
+
+// As copy_chunk, 4 bytes.
+__device__ __forceinline__ void copy_word(unsigned to, const void* from, bool is_there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+                 "r"(is_there ? 4 : 0)
                  : "memory");
 }
 
@@ -87,6 +100,12 @@ __device__ __forceinline__ void load_transposed(unsigned (&r)[4], unsigned at) {
 __device__ __forceinline__ void load_transposed(unsigned (&r)[2], unsigned at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1])
+                 : "r"(at)
+                 : "memory");
+}
+__device__ __forceinline__ void load_transposed(unsigned (&r)[1], unsigned at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
                  : "r"(at)
                  : "memory");
 }
