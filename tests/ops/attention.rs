@@ -7,6 +7,8 @@ use silkie::tensor::{DType, Tensor, TensorMut};
 
 use crate::support::*;
 
+mod backward;
+
 /// f32 scores of size ~1 with a rounding each, twice exponentiated and summed.
 const BOUND: f64 = 3e-6;
 
