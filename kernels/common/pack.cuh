@@ -63,6 +63,19 @@ __device__ __forceinline__ void store_pack(T* at, const Pack<T, kCount>& pack) {
     *reinterpret_cast<Pack<T, kCount>*>(at) = pack;
 }
 
+// Loads and stores of what the kernel does not touch again: the first to leave L2, so that what it will
+// read again stays.
+template <typename T>
+__device__ __forceinline__ Pack<T> load_last(const T* at) {
+    const uint4 words = __ldcs(reinterpret_cast<const uint4*>(at));
+    return reinterpret_cast<const Pack<T>&>(words);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_last(T* at, uint2 words) {
+    __stcs(reinterpret_cast<uint2*>(at), words);
+}
+
 // Element by element; narrower ones are rounded.
 template <typename Y, typename X, int kCount>
 __device__ __forceinline__ Pack<Y, kCount> convert(const Pack<X, kCount>& x) {

@@ -1,4 +1,5 @@
-// reduce.cuh — sums over a warp and over a block, in a fixed order: the same bytes every time.
+// reduce.cuh — sums over a warp and over a block, in a fixed order: the same bytes every time; the largest
+// of a warp.
 #pragma once
 
 #include "pack.cuh"
@@ -12,6 +13,14 @@ template <typename T>
 __device__ __forceinline__ T warp_sum(T x) {
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
         x += __shfl_xor_sync(kAllLanes, x, lanes);
+    }
+    return x;
+}
+
+// Every lane gets the largest over the warp, NaN passed over; all lanes must call.
+__device__ __forceinline__ float warp_max(float x) {
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, lanes));
     }
     return x;
 }

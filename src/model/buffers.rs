@@ -43,6 +43,14 @@ impl Buffers<'_> {
         self.buffer(name, DType::F32, rows, cols)
     }
 
+    /// f32 that only the CPU needs: no kernel has this in memory.
+    pub fn on_cpu(&mut self, rows: usize, cols: usize) -> Buffer {
+        match self.plan {
+            Some(_) => Buffer::f32(0, 0),
+            None => Buffer::f32(rows, cols),
+        }
+    }
+
     /// One row of `n` f32 for what kernels sum block by block; the CPU needs none.
     pub fn partials(&mut self, n: usize) -> Buffer {
         match self.plan {

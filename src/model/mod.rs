@@ -204,8 +204,7 @@ impl Model {
         let (h, head) = (ws.head.h.head(r), self.lm_head.view(&self.values));
         let (log_probs, logits) = (ws.head.log_probs.head_mut(r), ws.head.logits.view_mut());
         log_ratio::forward(h, head, Tensor::column(&pack.targets), log_probs, d_h, logits)?;
-        ws.sum_branches(&pack.branch_offsets);
-        Ok(())
+        ws.sum_branches(&pack.branch_offsets)
     }
 
     /// Logits `[rows, vocab]` at the given rows of the pack that ran last.

@@ -1,5 +1,7 @@
 //! A LayerNorm of the vision part: weight and bias, eps 1e-6.
 
+use std::ops::Range;
+
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::model::buffers::Buffers;
@@ -25,6 +27,11 @@ impl Stats {
     pub(crate) fn new(rows: usize, mut buffers: Buffers<'_>) -> Self {
         Stats { mean: buffers.f32("mean", rows, 1), rstd: buffers.f32("rstd", rows, 1) }
     }
+
+    /// Mean and 1/σ of some rows.
+    pub(crate) fn slice_rows(&mut self, range: Range<usize>) -> [TensorMut<'_>; 2] {
+        [&mut self.mean, &mut self.rstd].map(|stat| stat.view_mut().slice_rows(range.clone()))
+    }
 }
 
 impl Norm {
@@ -32,6 +39,11 @@ impl Norm {
     pub fn load(loader: &mut Loader, name: &str) -> Self {
         let weight = loader.vector(&format!("{name}.weight"));
         Norm { weight, bias: loader.vector(&format!("{name}.bias")) }
+    }
+
+    /// Weight and bias, for an op that normalises on its way.
+    pub(crate) fn parameters<'a>(&'a self, values: &'a [f32]) -> [Tensor<'a>; 2] {
+        [self.weight.view(values), self.bias.view(values)]
     }
 
     /// `y = layer_norm(x)`; x, y `[rows, width]`.

@@ -11,7 +11,7 @@
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::model::buffers::Buffers;
-use crate::model::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig, VisualConfig};
+use crate::model::config::{IMAGE_MEAN, IMAGE_STD, ModelConfig, VISION_EPSILON, VisualConfig};
 use crate::model::linear::{Bias, Linear, Lora};
 use crate::model::names;
 use crate::model::norm::{Norm, Stats};
@@ -44,8 +44,8 @@ struct Block {
 /// What forward keeps for backward, for up to a number of images.
 pub struct VisionActivations {
     position: Buffer,    // [P, W]       positional_embedding resized to the patch grid
-    patches: Buffer,     // [T, 3·14·14] normalised pixels
-    embedded: Buffer,    // [T, W]       input of ln_pre
+    patches: Buffer,     // [T, 3·14·14] normalised pixels; on the CPU
+    embedded: Buffer,    // [T, W]       input of ln_pre; on the CPU, or kept
     pre: Stats,          // of ln_pre
     stream: Vec<Buffer>, // [T, W]       input of each block
     blocks: Vec<BlockActivations>,
@@ -101,8 +101,11 @@ impl VisionActivations {
         };
         VisionActivations {
             position: buffers.values("position", p, w),
-            patches: buffers.values("patches", t, visual.patch_elements()),
-            embedded: buffers.values("embedded", t, w),
+            patches: buffers.on_cpu(t, visual.patch_elements()),
+            embedded: match keep {
+                true => buffers.values("embedded", t, w),
+                false => buffers.on_cpu(t, w),
+            },
             pre: Stats::new(t, buffers.of("pre")),
             stream: (0..kept + 1).map(|n| buffers.values(&format!("stream {n}"), t, w)).collect(),
             blocks: (0..kept).map(|n| block(buffers.of(format_args!("block {n}")))).collect(),
@@ -174,15 +177,28 @@ impl VisionTower {
     ) -> Result<()> {
         let (p, t) = (self.patches, images.len() * self.patches);
         interpolate::forward(self.position.view(values), keep.position.view_mut())?;
+        let [norm_weight, norm_bias] = self.ln_pre.parameters(values);
         for (i, image) in images.iter().enumerate() {
             let range = i * p..(i + 1) * p;
-            let (position, conv1) = (keep.position.view(), self.conv1.view(values));
             let patches = keep.patches.view_mut().slice_rows(range.clone());
-            let y = keep.embedded.view_mut().slice_rows(range);
-            patch_embed::forward(*image, conv1, position, patches, y, &self.spec)?;
+            let x = keep.embedded.view_mut().slice_rows(range.clone());
+            let y = keep.stream[0].view_mut().slice_rows(range.clone());
+            let [mean, rstd] = keep.pre.slice_rows(range);
+            patch_embed::forward(
+                *image,
+                self.conv1.view(values),
+                keep.position.view(),
+                norm_weight,
+                norm_bias,
+                patches,
+                Some(x),
+                y,
+                mean,
+                rstd,
+                &self.spec,
+                VISION_EPSILON,
+            )?;
         }
-        let first = keep.stream[0].head_mut(t);
-        self.ln_pre.forward(values, keep.embedded.head(t), first, &mut keep.pre)?;
 
         let (buffers, kept, segments) = (keep.stream.len(), keep.blocks.len(), images.len());
         for (n, block) in self.blocks.iter().enumerate() {
@@ -223,7 +239,8 @@ impl VisionTower {
         let mut d_position = scratch.d_position.view_mut();
         d_position.fill(0.0f32);
         let d_conv1 = gradients.of(&self.conv1);
-        patch_embed::backward(patches, d_embed, d_conv1, Some(d_position.reborrow()))?;
+        let position = Some(d_position.reborrow());
+        patch_embed::backward(patches, d_embed, d_conv1, position, &self.spec)?;
         match gradients.of(&self.position) {
             Some(gradient) => interpolate::backward(d_position.as_ref(), gradient),
             None => Ok(()),

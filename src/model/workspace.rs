@@ -12,7 +12,7 @@ use crate::model::vision::{VisionActivations, VisionScratch};
 use crate::model::{Lora, Model, RopeMode, Sizes};
 use crate::ops::attention::{Mask, Segment};
 use crate::ops::{column_sums, embedding, layer_norm, log_ratio, rms_norm, rope};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, TensorMut};
 
 /// The largest pack a workspace can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +82,8 @@ fn partials(sizes: Sizes<'_>, budget: Budget) -> usize {
 
 /// A frozen tower or resampler runs at most this many patches at a time (one image at least).
 const FROZEN_CHUNK_PATCHES: usize = 4096;
-/// Logits of at most this many bytes exist at a time (16 rows at least).
-const LOGITS_BYTES: usize = 128 << 20;
+/// Logits of at most this many bytes exist at a time: 512 rows of Qwen-VL's vocabulary.
+const LOGITS_BYTES: usize = 320 << 20;
 
 /// All buffers of a step.
 pub struct Workspace {
@@ -174,7 +174,7 @@ impl Workspace {
         let (t, r, d, v) = (budget.tokens, budget.head_rows, config.hidden_size, config.vocab_size);
         let train = budget.purpose == Purpose::Train;
         let kept = if train { config.num_hidden_layers } else { 1 };
-        let chunk = (LOGITS_BYTES / (4 * v)).max(16).min(r.max(1));
+        let chunk = log_ratio::rows_at_once(v, LOGITS_BYTES).min(r.max(1));
         let residual = |n: usize| buffers.values(&format!("residual {n}"), t, d);
         let residuals = (0..kept + 1).map(residual).collect();
         let block =
@@ -268,9 +268,11 @@ impl Workspace {
         Ok(())
     }
 
-    pub(crate) fn sum_branches(&mut self, offsets: &[u32]) {
+    pub(crate) fn sum_branches(&mut self, offsets: &[u32]) -> Result<()> {
         let rows = offsets.last().map_or(0, |&r| r as usize);
-        self.log_probs = log_ratio::branch_sums(self.head.log_probs.head(rows), offsets);
+        self.log_probs.resize(offsets.len().saturating_sub(1), 0.0);
+        let (rows, sums) = (self.head.log_probs.head(rows), TensorMut::column(&mut self.log_probs));
+        log_ratio::branch_sums(rows, Tensor::vector(offsets), sums)
     }
 
     pub(crate) fn check_backward(&self, pack: &Pack, coefficients: &[f32]) -> Result<()> {

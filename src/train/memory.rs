@@ -22,7 +22,7 @@ use crate::model::config::ModelConfig;
 use crate::model::names::{self, Part};
 use crate::model::params::{Layout, Trainable};
 use crate::model::{Budget, Sizes, Workspace};
-use crate::ops::rows;
+use crate::ops::{patch_embed, rows};
 use crate::tensor::DType;
 use crate::train::choices::Vision;
 use crate::train::config::Config;
@@ -85,7 +85,12 @@ fn weights(plan: &mut Plan, model: &ModelConfig, targets: &[Target], r: usize, p
         let [rows, cols] = names::matrix_shape(&spec.shape);
         let target = spec.name.strip_suffix(".weight");
         let target = targets.iter().find(|t| target == Some(&t.module));
-        let slack = if target.is_some() { r } else { 0 };
+        let is_convolution = spec.shape.len() > 2;
+        let slack = match target {
+            Some(_) => r,
+            None if is_convolution => patch_embed::padded(cols) - cols,
+            None => 0,
+        };
         plan.add(format!("weights {}", spec.name), DType::Bf16, rows, cols + slack);
         if let Some(target) = target {
             plan.add(format!("weights {}", target.name_a()), DType::Bf16, r, target.cols);

@@ -5,7 +5,8 @@
     tools/peers/torch_kernels.py --silkie kernels.json --out peers.json
 
 Needs torch that sees the GPU. A row is written as PyTorch's users write it, and what PyTorch has no op for is composed: the residual
-is added before the norm, a bias gradient summed after gelu's backward. Rows without a counterpart (lora, add_cycled, AdamW with a bf16
+is added before the norm, a bias gradient summed after gelu's backward. Attention has several forms, one for each back end of SDPA
+and FlexAttention, and the loss has Liger's where its wheel is there; what a form refuses is said. Rows without a counterpart (lora, add_cycled, AdamW with a bf16
 copy) are left out. --device cpu is for a look at the program itself.
 """
 
@@ -17,6 +18,13 @@ import time
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+try:
+    from liger_kernel.transformers import functional as liger
+except ImportError:
+    liger = None
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 SAMPLES = 25
@@ -163,15 +171,173 @@ def adamw(on):
     return {"": lambda: optimizer.step}
 
 
-OPS = (rms_norm, layer_norm, activation, rope, rows, embedding, column_sums, sampling, grad_norm, adamw)
+BACK_ENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+# A tree of the group mask: tokens of its trunk and of each of its branches.
+TRUNK, BRANCHES, BRANCH = 340, 4, 100
+# The vision tower's attention, and the resampler's.
+IMAGE, QUERIES = 1024, 256
 
 
-def peer(row, device):
-    """PyTorch's form of a row, ready to be timed; None where it has none."""
+def sdpa(back_end, **options):
+    def attend(q, k, v):
+        with sdpa_kernel(BACK_ENDS[back_end]):
+            return F.scaled_dot_product_attention(q, k, v, **options)
+
+    return attend
+
+
+def in_tree(_batch, _head, query, key):
+    """Whether a token sees another: the trunk before it, its own branch before it, nothing of its siblings or of other trees."""
+    size = TRUNK + BRANCHES * BRANCH
+    branch = lambda token: torch.where(token % size < TRUNK, -1, (token % size - TRUNK) // BRANCH)
+    is_near = (branch(key) == -1) | (branch(key) == branch(query))
+    return (key <= query) & (query // size == key // size) & is_near
+
+
+def attention_forms(on, mask):
+    """q, k, v [batch, heads, tokens, head_dim] as slices of one product, and by name the forms of an attention over them."""
+    head_dim = 104 if mask == "bidirectional" else 128
+    heads = on.cols // head_dim
+    images = max(1, on.rows // IMAGE) if mask == "bidirectional" else 1
+    qkv = on.make(images, on.rows // images, 3, heads, head_dim)
+    q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+    if mask == "causal":
+        return [q, k, v], {name: sdpa(name, is_causal=True) for name in BACK_ENDS}
+    if mask == "bidirectional":
+        return [q, k, v], {name: sdpa(name) for name in BACK_ENDS}
+    if mask == "cross":
+        images = max(1, on.rows // QUERIES)
+        q = on.make(images, on.rows // images, heads, head_dim).transpose(1, 2)
+        k, v = (on.make(images, IMAGE, heads, head_dim).transpose(1, 2) for _ in range(2))
+        return [q, k, v], {name: sdpa(name) for name in BACK_ENDS}
+    tokens = torch.arange(on.rows, device=on.device)
+    dense = in_tree(0, 0, tokens[:, None], tokens[None, :])
+    forms = {f"{name}, dense mask": sdpa(name, attn_mask=dense) for name in BACK_ENDS}
+    blocks = create_block_mask(in_tree, None, None, on.rows, on.rows, device=on.device)
+    flex = torch.compile(flex_attention) if on.device == "cuda" else flex_attention
+    forms["flex"] = lambda q, k, v: flex(q, k, v, block_mask=blocks)
+    return [q, k, v], forms
+
+
+def attention(on):
+    def forward(mask):
+        inputs, forms = attention_forms(on, mask)
+        return {name: (lambda attend=attend: attend(*inputs)) for name, attend in forms.items()}
+
+    def backward(mask):
+        inputs, forms = attention_forms(on, mask)
+        dy = torch.randn_like(inputs[0])
+
+        def timed(attend):
+            # the forward pass, which may be refused, is made when first called
+            made = []
+            return lambda: (made or made.append(gradient(attend, inputs, dy)) or made)[0]()
+
+        return {name: timed(attend) for name, attend in forms.items()}
+
+    masks = ("causal", "bidirectional", "group mask", "cross")
+    passes = {"forward": forward, "backward": backward}
+    return {f"{name} {mask}": (lambda make=make, mask=mask: make(mask)) for name, make in passes.items() for mask in masks}
+
+
+def patch_embed(on, patch=14):
+    side = 32 if on.rows % 1024 == 0 else int(on.rows**0.5)
+    images = on.rows // side**2
+    pixels = torch.randint(0, 256, (images, side * patch, side * patch, 3), dtype=torch.uint8, device=on.device)
+    mean, std = (torch.tensor(values, device=on.device) for values in ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28)))
+    weight, position = on.make(on.cols, 3, patch, patch), on.make(side * side, on.cols)
+    norm_weight, norm_bias, dx = on.make(on.cols), on.make(on.cols), on.make(images, side * side, on.cols)
+
+    def product(weight):
+        x = ((pixels / 255 - mean) / std).to(on.dtype).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, stride=patch).flatten(2).transpose(1, 2)
+
+    def forward():
+        x = product(weight) + position
+        return x, F.layer_norm(x, (on.cols,), norm_weight, norm_bias, 1e-6)
+
+    # of one pass: x is not kept where it is not asked for, which PyTorch does not tell apart
+    return {
+        "forward": lambda: forward,
+        "forward + x": lambda: forward,
+        "backward weight": lambda: gradient(product, [weight], dx),
+    }
+
+
+def log_ratio(on, width=4096):
+    """Of logits [rows, vocabulary]; `forward` is all of it, from hidden states by a frozen head to their gradients."""
+    f32 = lambda *shape: on.make(*shape, dtype=torch.float32)
+    targets = on.index(on.cols)
+    scored = lambda logits: torch.log_softmax(logits, -1).gather(-1, targets[:, None])
+
+    def through(logits, forward, factors=None):
+        def work():
+            y = forward(logits)
+            return torch.autograd.grad(y, logits, torch.ones_like(y) if factors is None else factors)
+
+        logits.requires_grad_()
+        return work
+
+    def gradients(factors=None):
+        forms = {"": through(f32(on.rows, on.cols), scored, factors)}
+        if liger and factors is None:
+            forms["liger"] = through(f32(on.rows, on.cols), lambda z: liger.liger_cross_entropy(z, targets, reduction="sum"))
+        return forms
+
+    def log_probs():
+        logits = f32(on.rows, on.cols)
+        return lambda: scored(logits)
+
+    def branch_sums():
+        # of rows in so many branches
+        ends = torch.arange(on.cols + 1, device=on.device) * on.rows // on.cols
+        values = f32(on.rows).double()
+        return lambda: torch.segment_reduce(values, "sum", offsets=ends)
+
+    def forward():
+        h, head = on.make(on.rows, width, dtype=torch.bfloat16), on.make(on.cols, width, dtype=torch.bfloat16)
+        forms = {"": through(h, lambda h: scored((h @ head.T).float()))}
+        if liger:
+            forms["liger"] = through(h, lambda h: liger.liger_fused_linear_cross_entropy(h, head, targets, reduction="sum"))
+        return forms
+
+    return {
+        "log_probs": log_probs,
+        "gradients": gradients,
+        "gradients, factors": lambda: gradients(f32(on.rows, 1)),
+        "branch_sums": branch_sums,
+        "forward": forward,
+    }
+
+
+OPS = (
+    rms_norm,
+    layer_norm,
+    attention,
+    activation,
+    rope,
+    rows,
+    embedding,
+    patch_embed,
+    column_sums,
+    log_ratio,
+    sampling,
+    grad_norm,
+    adamw,
+)
+
+
+def peers(row, device):
+    """By name PyTorch's forms of a row, ready to be timed: one without a name, several, or none."""
     op, _, variant = row["kernel"].partition(" ")
     make = {op.__name__: op for op in OPS}.get(op)
     work = make and make(On(row, device)).get(variant)
-    return work and work()
+    forms = work() if work else {}
+    return forms if isinstance(forms, dict) else {"": forms}
 
 
 def seconds(work, device):
@@ -204,14 +370,19 @@ def main():
         report = json.load(file)
     rows = []
     for row in report["rows"]:
-        work = peer(row, options.device)
-        if work is None:
-            continue
-        us = seconds(work, options.device) * 1e6
-        row = {**row, "torch_us": us, "times_as_fast": us / row["us"] if row["us"] else None}
-        rows.append(row)
-        ratio = f"{row['times_as_fast']:.2f} x" if row["us"] else "not timed by silkie"
-        print(f"{row['kernel']:<36} {row['shape'][0]:>5} x {row['shape'][1]:<10} {row['dtype']:<5} torch {us:>10.1f} us   {ratio}")
+        for form, work in peers(row, options.device).items():
+            place = f"{row['kernel']:<36} {row['shape'][0]:>5} x {row['shape'][1]:<10} {row['dtype']:<5} torch {form:<22}"
+            try:
+                us = seconds(work, options.device) * 1e6
+            except (RuntimeError, NotImplementedError) as error:
+                refusal = str(error).strip().splitlines()[0]
+                rows.append({**row, "torch_form": form, "torch_refuses": refusal})
+                print(f"{place} refuses: {refusal}")
+                continue
+            timed = {"torch_form": form, "torch_us": us, "times_as_fast": us / row["us"] if row["us"] else None}
+            rows.append({**row, **timed})
+            ratio = f"{timed['times_as_fast']:.2f} x" if row["us"] else "not timed by silkie"
+            print(f"{place} {us:>10.1f} us   {ratio}")
     machine = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     result = {"machine": machine, "torch": torch.__version__, "date": str(datetime.date.today()), "rows": rows}
     with open(options.out, "w") as file:

@@ -24,6 +24,8 @@ pub struct Gpu {
     pub memory: u64,
     /// Bytes per second between memory and chip at most: two transfers a clock, as wide as the bus.
     pub bandwidth: f64,
+    /// Multiply-adds of bf16 per second on its tensor cores at most: those of a multiprocessor in a clock.
+    pub products: f64,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Bytes of shared memory that a block can have, if it asks.
@@ -161,6 +163,8 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
     ];
     let kilohertz = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+    let clock = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+    let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let bits = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
     // SAFETY: the driver gave this device.
     let memory = unsafe { result::device::total_mem(device) };
@@ -170,11 +174,23 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         capability,
         memory: memory.told(&at, "cannot ask the memory")? as u64,
         bandwidth: 2.0 * f64::from(kilohertz) * 1e3 * f64::from(bits / 8),
-        multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        products: products(capability) * f64::from(multiprocessors) * f64::from(clock) * 1e3,
+        multiprocessors,
         shared: attribute(
             CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
         )?,
     })
+}
+
+/// Dense multiply-adds of bf16, summed in f32, of a multiprocessor in a clock: the rates of NVIDIA's whitepapers over
+/// their clocks, for A100, H100 and B200; of chips for graphics about so.
+fn products(capability: [u32; 2]) -> f64 {
+    match capability {
+        [8, 0] => 1024.0,
+        [9, _] => 2048.0,
+        [10, _] => 4096.0,
+        _ => 512.0,
+    }
 }
 
 /// The driver's answers as errors of ours.

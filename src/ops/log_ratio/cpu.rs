@@ -1,82 +1,62 @@
-//! The fused log-ratio loss on the CPU: chunks of rows through two products and one pass.
-
-use std::ops::Range;
+//! The pass over a chunk of logits on the CPU, row by row, and the sums of branches.
 
 use crate::device::cpu::par_rows;
-use crate::error::Result;
-use crate::ops::Write::{Accumulate, Overwrite};
 use crate::ops::math::exp;
-use crate::ops::matmul::{nn, nt, tn};
 use crate::ops::reduce::{largest, sum};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Elements of a row summed in f32 before the sum joins an f64 total: 128 additions per lane.
 const SPAN: usize = 4096;
 
-pub(super) fn forward(
-    h: Tensor<'_>,
-    head: Tensor<'_>,
-    targets: Tensor<'_>,
-    mut log_probs: TensorMut<'_>,
-    mut dh: Option<TensorMut<'_>>,
-    mut logits: TensorMut<'_>,
-) -> Result<()> {
-    for rows in chunks(h.rows(), logits.rows()) {
-        let h = h.slice_rows(rows.clone());
-        let mut z = logits.reborrow().slice_rows(0..rows.len());
-        nt(h, head, None, z.reborrow(), 1.0, Overwrite)?;
-        let outputs = [z.reborrow(), log_probs.reborrow().slice_rows(rows.clone())];
-        let targets = targets.slice_rows(rows.clone());
-        let with_gradient = dh.is_some();
-        par_rows(
-            outputs,
-            1,
-            #[inline(always)]
-            |i, [mut z, mut log_prob]| {
-                let target = targets.row::<u32>(i)[0] as usize;
-                let row = Softmax::of(z.row(0), target);
-                log_prob.row::<f32>(0)[0] = row.log_prob;
-                if with_gradient {
-                    row.unit_gradient(z.row(0), target, 1.0);
-                }
-            },
-        );
-        if let Some(dh) = &mut dh {
-            nn(z.as_ref(), head, dh.reborrow().slice_rows(rows), 1.0, Overwrite)?;
-        }
-    }
-    Ok(())
+pub(super) fn log_probs(logits: TensorMut<'_>, targets: Tensor<'_>, log_probs: TensorMut<'_>) {
+    par_rows(
+        [logits, log_probs],
+        1,
+        #[inline(always)]
+        |i, [mut z, mut log_prob]| {
+            let target = targets.row::<u32>(i)[0] as usize;
+            log_prob.row::<f32>(0)[0] = Softmax::of(z.row(0), target).log_prob;
+        },
+    );
 }
 
-pub(super) fn backward_head(
-    h: Tensor<'_>,
-    head: Tensor<'_>,
+pub(super) fn gradients(
+    logits: TensorMut<'_>,
     targets: Tensor<'_>,
-    factors: Tensor<'_>,
-    mut dhead: TensorMut<'_>,
-    mut logits: TensorMut<'_>,
-) -> Result<()> {
-    for rows in chunks(h.rows(), logits.rows()) {
-        let h = h.slice_rows(rows.clone());
-        let mut z = logits.reborrow().slice_rows(0..rows.len());
-        nt(h, head, None, z.reborrow(), 1.0, Overwrite)?;
-        par_rows(
-            [z.reborrow()],
+    factors: Option<Tensor<'_>>,
+    log_probs: Option<TensorMut<'_>>,
+) {
+    let factor = |i: usize| factors.map_or(1.0, |factors| factors.row::<f32>(i)[0]);
+    let Some(log_probs) = log_probs else {
+        return par_rows(
+            [logits],
             1,
             #[inline(always)]
             |i, [mut z]| {
-                let target = targets.row::<u32>(rows.start + i)[0] as usize;
-                let factor = factors.row::<f32>(rows.start + i)[0];
-                Softmax::of(z.row(0), target).unit_gradient(z.row(0), target, factor);
+                let target = targets.row::<u32>(i)[0] as usize;
+                Softmax::of(z.row(0), target).gradient(z.row(0), target, factor(i));
             },
         );
-        tn(z.as_ref(), h, dhead.reborrow(), 1.0, Accumulate)?;
-    }
-    Ok(())
+    };
+    par_rows(
+        [logits, log_probs],
+        1,
+        #[inline(always)]
+        |i, [mut z, mut log_prob]| {
+            let target = targets.row::<u32>(i)[0] as usize;
+            let row = Softmax::of(z.row(0), target);
+            log_prob.row::<f32>(0)[0] = row.log_prob;
+            row.gradient(z.row(0), target, factor(i));
+        },
+    );
 }
 
-fn chunks(rows: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows).step_by(at_once.max(1)).map(move |i| i..(i + at_once).min(rows))
+pub(super) fn branch_sums(log_probs: Tensor<'_>, offsets: Tensor<'_>, mut sums: TensorMut<'_>) {
+    for (b, branch) in offsets.row::<u32>(0).windows(2).enumerate() {
+        let rows = branch[0] as usize..branch[1] as usize;
+        let log_probs = rows.map(|r| f64::from(log_probs.row::<f32>(r)[0]));
+        sums.row::<f64>(b)[0] = log_probs.fold(0.0, |sum, x| sum + x);
+    }
 }
 
 /// What is known of a row after its logits became `e^(z - max z)`.
@@ -112,7 +92,7 @@ impl Softmax {
 
     /// Overwrites the exponentials with `factor · ([v = y] - p_v)`.
     #[inline(always)]
-    fn unit_gradient(&self, z: &mut [f32], target: usize, factor: f32) {
+    fn gradient(&self, z: &mut [f32], target: usize, factor: f32) {
         let scale = f64::from(factor) / (self.own + self.others);
         let negative = -scale as f32;
         z.iter_mut().for_each(|x| *x *= negative);

@@ -82,14 +82,14 @@ pub fn tn(a: Tensor<'_>, b: Tensor<'_>, c: TensorMut<'_>, alpha: f32, write: Wri
 }
 
 /// The element types of a device.
-struct Types {
-    input: &'static [DType],
-    weight: &'static [DType],
-    output: &'static [DType],
+pub(crate) struct Types {
+    pub input: &'static [DType],
+    pub weight: &'static [DType],
+    pub output: &'static [DType],
 }
 
 impl Types {
-    fn on(device: Device) -> Types {
+    pub fn on(device: Device) -> Types {
         use DType::{Bf16, F16, F32};
         match device {
             Device::Cpu => Types { input: &[F32], weight: &[F32, Bf16, F16], output: &[F32] },

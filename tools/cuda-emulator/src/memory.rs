@@ -109,6 +109,24 @@ impl Region {
         Ok(())
     }
 
+    /// An asynchronous copy into `N` bytes at `offset`, all of which must be writable, is under way from now on.
+    #[inline(always)]
+    pub fn begin_copy<const N: usize>(&self, offset: u64) -> Result<(), Kind> {
+        if offset.saturating_add(N as u64) > self.bytes() as u64 {
+            return Err(Kind::OutOfBounds);
+        }
+        // SAFETY: as in `load`.
+        unsafe {
+            let shadow = self.shadow.start().add(offset as usize).cast::<[u8; N]>();
+            let flags = shadow.read();
+            if differs(&flags, !INITIALISED, ADDRESSABLE) {
+                return Err(why_not_writable(&flags));
+            }
+            shadow.write(flags.map(|flags| flags | PENDING));
+        }
+        Ok(())
+    }
+
     /// The host address of `bytes` bytes at `offset`, all readable; else the first that is not and why.
     pub fn readable(&self, offset: u64, bytes: usize) -> Result<*const u8, (u64, Kind)> {
         self.all(offset, bytes, |flags| {

@@ -121,6 +121,24 @@ fn write_out_of_bounds() {
 }
 
 #[test]
+fn copied_past_the_end() {
+    let Some(device) = bounds().device("copied_past_the_end") else { return };
+    for bytes in [0, 1, 15, 16, 100, 112, 511, 512] {
+        let values: Vec<u8> = (1..=255).cycle().take(bytes).collect();
+        let (x, y) = (device.upload(&values), device.allocate(32 * 16));
+        let params = Params::new().with(x).with(y).with(bytes as i32);
+        if bytes < 512 {
+            let fault = fails(&device, "copied_past_the_end", shape(1, 32), &params);
+            bounds().check(&fault, "copied_past_the_end", Kind::OutOfBounds);
+            assert_eq!(fault.lane, Some(bytes as u32 / 16));
+        }
+        passes(&device, "copied_past_the_end_right", shape(1, 32), &params);
+        let padded = values.into_iter().chain([0].repeat(512 - bytes));
+        assert!(padded.eq(device.download::<u8>(y, 512)), "{bytes} bytes");
+    }
+}
+
+#[test]
 fn use_after_free() {
     let Some(device) = bounds().device("use_after_free") else { return };
     let (x, y) = (device.upload(&ramp(64)), device.allocate(64 * 4));
@@ -214,6 +232,36 @@ fn shared_overflow() {
     shared().check(&fault, "shared_overflow", Kind::OutOfBounds);
     assert_eq!(fault.lane, Some(31));
     passes(&device, "shared_overflow_right", shape(1, 32), &params);
+}
+
+/// All that an H100 gives a block, and what every GPU gives.
+#[test]
+fn dynamic_overflow() {
+    let Some(device) = shared().device("dynamic_overflow") else { return };
+    let rows: Vec<u32> = (0..8 * 4).collect();
+    let (x, y) = (device.upload(&rows), device.allocate(2 * 128 * 4));
+    for bytes in [48 << 10, 227 << 10] {
+        let dynamic_shared = bytes - 128;
+        let shape = Shape { dynamic_shared, ..shape(2, 128) };
+        let params = Params::new().with(x).with(y).with(dynamic_shared as i32 / 16);
+        let fault = fails(&device, "dynamic_overflow", shape, &params);
+        shared().check(&fault, "dynamic_overflow", Kind::OutOfBounds);
+        assert_eq!(fault.lane, Some(7));
+        passes(&device, "dynamic_overflow_right", shape, &params);
+        assert!((0..256).map(|i| i % 32).eq(device.download::<u32>(y, 256)));
+    }
+}
+
+#[test]
+fn into_dynamic() {
+    let Some(device) = shared().device("into_dynamic") else { return };
+    let shape = Shape { dynamic_shared: 32 * 4, ..shape(1, 32) };
+    for words in [1i32, 4] {
+        let params = Params::new().with(device.allocate(32 * 4)).with(words);
+        let fault = fails(&device, "into_dynamic", shape, &params);
+        shared().check(&fault, "into_dynamic", Kind::OutOfBounds);
+        passes(&device, "into_dynamic_right", shape, &params);
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `silkie bench kernels`: every CUDA kernel against the time that its bytes take at full bandwidth;
-//! without a GPU, against the bytes themselves.
+//! `silkie bench kernels`: every CUDA kernel against the time that its bytes or its products take at full rate;
+//! without a GPU, against the bytes and products themselves.
 
 mod bars;
 mod rows;
@@ -23,18 +23,23 @@ const FLUSH: usize = 64 << 20;
 /// Time every CUDA kernel, or count what it does
 ///
 /// A row is an op at a shape. On a GPU: its bytes and FLOP, the floor, which is the time of those bytes
-/// at the GPU's full bandwidth (memory clock x bus width), then the median time with a cold L2, the rate,
-/// and the share of the floor. Each result is compared with the CPU's before it is timed.
+/// at the GPU's full bandwidth (memory clock x bus width) or of its products at the full rate of the tensor
+/// cores, whichever is longer, then the median time with a cold L2, the rate, and the share of the floor.
+/// Each result is compared with the CPU's before it is timed.
 ///
-/// Without a GPU there are no times, but counters: what the kernels did / what they had to do. bytes:
-/// moved by loads and stores / the floor. sectors: of 32 bytes, touched / filled; 1 is fully coalesced.
-/// wavefronts: passes over the banks of shared memory / passes without conflicts. mma: multiply-adds on
-/// tensor cores / those needed. They come from kernels/counters.json, which the tests compare with
-/// what the emulated driver counts; under that driver (its README says how) they are counted here.
+/// Without a GPU there are no times, but counters: what the kernels did / what they had to do. dram:
+/// bytes that a launch loads or stores for the first time / the floor; again: bytes that it loads
+/// again, which L2 may give; bytes: all that it loads and stores. sectors: of 32 bytes, touched / filled;
+/// 1 is fully coalesced. wavefronts: passes over the banks of shared memory / passes without conflicts;
+/// ldmatrix: those of this instruction alone. mma: multiply-adds on tensor cores / those needed, where a
+/// warp counts as many as the slowest of its block from barrier to barrier: one that waits has saved
+/// nothing. They come from kernels/counters.json, which the tests compare with what the emulated driver
+/// counts; under that driver (its README says how) they are counted here.
 ///
-/// Keys of --json: device, gb_per_s (its bandwidth, null without a GPU), and rows of kernel, shape, dtype,
-/// bytes, flop, floor_us, us, gb_per_s, percent_of_floor (null where nothing is timed), counters and bars (null where
-/// nothing is counted).
+/// Keys of --json: device, gb_per_s and gmac_per_s (its bandwidth and its multiply-adds of bf16, null
+/// without a GPU), and rows of kernel, shape, dtype, bytes, flop, macs (on tensor cores), floor_us, us,
+/// gb_per_s, percent_of_floor (null where nothing is timed), counters and bars (null where nothing is
+/// counted).
 #[derive(clap::Args)]
 pub struct Kernels {
     /// Only rows whose name contains this, as "rms_norm forward"
@@ -52,6 +57,7 @@ pub struct Kernels {
 struct Report {
     device: String,
     gb_per_s: Option<f64>,
+    gmac_per_s: Option<f64>,
     rows: Vec<Line>,
 }
 
@@ -63,6 +69,7 @@ struct Line {
     dtype: String,
     bytes: usize,
     flop: Option<usize>,
+    macs: Option<usize>,
     floor_us: Option<f64>,
     us: Option<f64>,
     gb_per_s: Option<f64>,
@@ -97,11 +104,18 @@ impl Kernels {
 
     /// Every row at its real shapes on a GPU.
     fn time(&self, cuda: Cuda) -> Result<Report> {
-        let (on, bandwidth) = (Device::Cuda(cuda), cuda.gpu().bandwidth);
+        let (on, bandwidth, products) =
+            (Device::Cuda(cuda), cuda.gpu().bandwidth, cuda.gpu().products);
         let device = format!("{cuda} {}", cuda.gpu().name);
-        println!("{device}: {:.0} GB/s by memory clock x bus width", bandwidth / 1e9);
+        println!(
+            "{device}: {:.0} GB/s by memory clock x bus width, {:.0} TFLOP/s of bf16 by clock x tensor \
+             cores",
+            bandwidth / 1e9,
+            2.0 * products / 1e12
+        );
         let mut flush = rows::flush(On { device: on, dtype: DType::F32 }, FLUSH)?;
-        let mut report = Report { device, gb_per_s: Some(bandwidth / 1e9), rows: Vec::new() };
+        let (gb_per_s, gmac_per_s) = (Some(bandwidth / 1e9), Some(products / 1e9));
+        let mut report = Report { device, gb_per_s, gmac_per_s, rows: Vec::new() };
         for case in self.cases(|row| row.shapes) {
             let mut gpu = case.compared(on)?;
             let mut samples = Vec::new();
@@ -111,7 +125,9 @@ impl Kernels {
             }
             samples.sort_by(f64::total_cmp);
             let (seconds, mut line) = (samples[SAMPLES / 2], case.line());
-            let (floor, rate) = (line.bytes as f64 / bandwidth, line.bytes as f64 / seconds / 1e9);
+            let macs = line.macs.unwrap_or(0) as f64;
+            let floor = (line.bytes as f64 / bandwidth).max(macs / products);
+            let rate = line.bytes as f64 / seconds / 1e9;
             println!(
                 "{:<44} {:>7.1} MB {:>7.1} MFLOP   floor {:>6.1} us   {:>9.1} us {rate:>8.1} GB/s {:>4.0} % \
                  of floor",
@@ -135,7 +151,7 @@ impl Kernels {
     fn count(&self, cuda: Cuda) -> Result<Report> {
         let device = format!("{cuda} {}", cuda.gpu().name);
         println!("{device}: an emulated GPU says nothing of speed; counted is what kernels do");
-        let mut report = Report { device, gb_per_s: None, rows: Vec::new() };
+        let mut report = Report { device, gb_per_s: None, gmac_per_s: None, rows: Vec::new() };
         for case in self.cases(|row| row.counted) {
             let mut gpu = case.compared(Device::Cuda(cuda))?;
             let launched = cuda.count(|| gpu.run())?;
@@ -160,7 +176,8 @@ impl Kernels {
             "{error}\nwithout a GPU: not times, but what the kernels do, from kernels/counters.json; to \
              count anew, see tools/record-counters"
         );
-        let mut report = Report { device: "none".into(), gb_per_s: None, rows: Vec::new() };
+        let mut report =
+            Report { device: "none".into(), gb_per_s: None, gmac_per_s: None, rows: Vec::new() };
         for counted in bars::recorded() {
             let (kernel, shape, dtype) =
                 (counted.kernel.clone(), counted.shape, counted.dtype.clone());
@@ -223,6 +240,7 @@ impl Case {
             dtype: self.dtype_name().into(),
             bytes: (self.row.bytes)(self.shape, self.dtype),
             flop: Some((self.row.flop)(self.shape)),
+            macs: Some((self.row.macs)(self.shape)),
             ..Line::default()
         }
     }
@@ -231,8 +249,10 @@ impl Case {
     fn compared(&self, gpu: Device) -> Result<Box<dyn Run>> {
         let new = |device| (self.row.new)(On { device, dtype: self.dtype }, self.shape);
         let (mut cpu, mut gpu) = (new(Device::Cpu)?, new(gpu)?);
-        cpu.run()?;
-        gpu.run()?;
+        for side in [&mut cpu, &mut gpu] {
+            side.run()?;
+            side.settle()?;
+        }
         let bound = (self.row.bound)(self.dtype);
         for (cpu, gpu) in cpu.outputs().into_iter().zip(gpu.outputs()) {
             let got = difference(gpu, cpu)?;

@@ -1,6 +1,7 @@
 //! What cuDeviceGetAttribute answers, and the limits of a launch that follow from it.
 
 use super::error::CUresult;
+use super::settings::settings;
 
 pub const MAX_THREADS_PER_BLOCK: u32 = 1024;
 pub const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
@@ -10,9 +11,8 @@ pub const MAX_THREADS_PER_MULTIPROCESSOR: u32 = 2048;
 pub const MAX_BLOCKS_PER_MULTIPROCESSOR: u32 = 32;
 /// Bytes of shared memory that a block may have without asking for more.
 pub const SHARED_PER_BLOCK: u32 = 48 << 10;
-/// Bytes that it may have after cuFuncSetAttribute.
+/// Bytes that it may have after cuFuncSetAttribute, unless the environment says otherwise.
 pub const SHARED_PER_BLOCK_OPT_IN: u32 = 163 << 10;
-pub const SHARED_PER_MULTIPROCESSOR: u32 = 164 << 10;
 /// Bytes that the system takes of every block's share.
 pub const SHARED_RESERVED_PER_BLOCK: u32 = 1 << 10;
 pub const WARP: u32 = 32;
@@ -20,6 +20,15 @@ pub const WARP: u32 = 32;
 pub const CAPABILITY: (i32, i32) = (8, 0);
 /// Numbers that the driver's header of CUDA 13 knows.
 const KNOWN: std::ops::RangeInclusive<i32> = 1..=162;
+
+/// Bytes that a block may have after cuFuncSetAttribute.
+pub fn shared_per_block_opt_in() -> u32 {
+    settings().as_ref().map_or(SHARED_PER_BLOCK_OPT_IN, |settings| settings.shared)
+}
+
+pub fn shared_per_multiprocessor() -> u32 {
+    shared_per_block_opt_in() + SHARED_RESERVED_PER_BLOCK
+}
 
 /// The value of an attribute by its number in `CUdevice_attribute`. What the emulator does not have
 /// (textures, managed memory, clusters) is 0. Clocks and widths are those of an A100: they say
@@ -51,12 +60,12 @@ pub fn attribute(number: i32) -> Result<i32, CUresult> {
         76 => CAPABILITY.1,
         78 => 1,      // stream priorities
         79 | 80 => 1, // L1 caches global and local memory
-        81 => SHARED_PER_MULTIPROCESSOR as i32,
+        81 => shared_per_multiprocessor() as i32,
         82 => 64 << 10, // registers per multiprocessor
         87 => 2,        // f32 rate over f64 rate
         90 => 1,        // preemption
         95 => 1,        // cooperative launch
-        97 => SHARED_PER_BLOCK_OPT_IN as i32,
+        97 => shared_per_block_opt_in() as i32,
         99 => 1, // cuMemHostRegister
         106 => MAX_BLOCKS_PER_MULTIPROCESSOR as i32,
         111 => SHARED_RESERVED_PER_BLOCK as i32,

@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::api::{CUdeviceptr, CUstream, Out, call, put, report, text};
+use super::api::{CUdeviceptr, CUstream, Out, call, is_logging, log_line, put, report, text};
 use super::error::{CUresult, Done};
 use super::work::Work;
 use super::{DRIVER, Driver};
@@ -100,7 +100,9 @@ pub unsafe extern "C" fn emucuda_run(
     data: *mut c_void,
     drop: extern "C" fn(*mut c_void),
 ) -> CUresult {
-    call(None, || {
+    let log_line =
+        is_logging().then(|| log_line("emucuda_run", &[("stream", format!("{stream:x?}"))]));
+    call(log_line, || {
         let work = Work::Foreign(Foreign { run, data, drop });
         Driver::current()?.submit(stream, work)
     })

@@ -154,7 +154,7 @@ impl Function {
             return 0;
         }
         let shared = self.kernel.static_shared + dynamic_shared as u32 + SHARED_RESERVED_PER_BLOCK;
-        let by_shared = SHARED_PER_MULTIPROCESSOR / shared.next_multiple_of(128);
+        let by_shared = shared_per_multiprocessor() / shared.next_multiple_of(128);
         let by_threads = MAX_THREADS_PER_MULTIPROCESSOR / threads.next_multiple_of(WARP);
         by_shared.min(by_threads).min(MAX_BLOCKS_PER_MULTIPROCESSOR)
     }
@@ -188,7 +188,7 @@ impl Function {
                  allowed are {}, and after cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) up to {}",
                 self.kernel.static_shared,
                 self.max_dynamic_shared,
-                SHARED_PER_BLOCK_OPT_IN.saturating_sub(self.kernel.static_shared)
+                shared_per_block_opt_in().saturating_sub(self.kernel.static_shared)
             );
             return refuse(CUresult::INVALID_VALUE, sentence);
         }

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use super::api::{CUdeviceptr, CUfunction, CUmodule, Out, api, put, put_if_asked, refuse, text};
-use super::attributes::{CAPABILITY, SHARED_PER_BLOCK, SHARED_PER_BLOCK_OPT_IN};
+use super::attributes::{CAPABILITY, SHARED_PER_BLOCK, shared_per_block_opt_in};
 use super::error::{CUresult, Done};
 use super::{Driver, State, replacement};
 use crate::exec::{self, Kernel};
@@ -141,7 +141,7 @@ impl Function {
     fn set_attribute(&mut self, number: u32, value: c_int) -> Done {
         match number {
             attribute::MAX_DYNAMIC_SHARED_SIZE_BYTES => {
-                let most = SHARED_PER_BLOCK_OPT_IN.saturating_sub(self.kernel.static_shared);
+                let most = shared_per_block_opt_in().saturating_sub(self.kernel.static_shared);
                 let bytes = u32::try_from(value).ok().filter(|&bytes| bytes <= most);
                 let Some(bytes) = bytes else {
                     let sentence = format!(

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
 
+use super::attributes::SHARED_PER_BLOCK_OPT_IN;
 use crate::exec::Schedules;
 
 /// The environment's variables, all optional.
@@ -18,6 +19,8 @@ pub struct Settings {
     pub threads: usize,
     /// `CUDA_EMULATOR_MEMORY`, in MiB: bytes of device memory.
     pub memory: usize,
+    /// `CUDA_EMULATOR_SHARED`, in KiB: bytes of shared memory that a block may ask for.
+    pub shared: u32,
     /// `CUDA_EMULATOR_LOG=1`: one line per call.
     pub log: bool,
     /// `CUDA_EMULATOR_QUIET=1`: no greeting.
@@ -40,12 +43,17 @@ pub fn settings() -> &'static Result<Settings, String> {
 fn read() -> Result<Settings, String> {
     let cores = available_parallelism().map_or(1, usize::from);
     let megabytes: usize = number("MEMORY", 8192)?;
+    let shared = number("SHARED", SHARED_PER_BLOCK_OPT_IN >> 10)?;
     let memory = megabytes.checked_mul(1 << 20).filter(|&bytes| bytes > 0);
     Ok(Settings {
         checked: choice("CHECKS", [("on", true), ("off", false)], true)?,
         schedules: schedules()?,
         threads: number("THREADS", cores)?.max(1),
         memory: memory.ok_or_else(|| wrong("MEMORY", &megabytes.to_string(), "MiB, 1 or more"))?,
+        shared: match shared {
+            48..=227 => shared << 10,
+            _ => return Err(wrong("SHARED", &shared.to_string(), "KiB, 48 to 227")),
+        },
         log: choice("LOG", [("1", true), ("0", false)], false)?,
         quiet: choice("QUIET", [("1", true), ("0", false)], false)?,
         driver_version: number("DRIVER_VERSION", 13000)?,

@@ -170,6 +170,7 @@ fn readable<const N: usize>(
         return Err(Kind::OutOfBounds);
     }
     match is_checked {
+        true if bytes == N => region.load(offset, true, &mut [0; N]),
         true => region.readable(offset, bytes).map(|_| ()).map_err(|(_, kind)| kind),
         false => Ok(()),
     }
@@ -180,14 +181,11 @@ fn writable<const N: usize>(region: &Region, offset: u64, is_checked: bool) -> R
     if !offset.is_multiple_of(N as u64) {
         return Err(Kind::Misaligned);
     }
-    if offset.saturating_add(N as u64) > region.bytes() as u64 {
-        return Err(Kind::OutOfBounds);
+    match is_checked {
+        true => region.begin_copy::<N>(offset),
+        false if offset.saturating_add(N as u64) > region.bytes() as u64 => Err(Kind::OutOfBounds),
+        false => Ok(()),
     }
-    if is_checked {
-        region.writable(offset, N).map_err(|(_, kind)| kind)?;
-        region.mark(offset, N, PENDING, 0);
-    }
-    Ok(())
 }
 
 /// `cp.async.commit_group`

@@ -171,6 +171,8 @@ fn a_setting_that_cannot_be_read_is_refused() {
     let test = "a_setting_that_cannot_be_read_is_refused";
     for (name, value, expected) in [
         ("CUDA_EMULATOR_CHECKS", "maybe", "on or off"),
+        ("CUDA_EMULATOR_SHARED", "47", "KiB, 48 to 227"),
+        ("CUDA_EMULATOR_SHARED", "228", "KiB, 48 to 227"),
         ("CUDA_EMULATOR_SCHEDULE", "last:", "order, random, random:SEED, last or last:WARP"),
     ] {
         let Some(said) = alone(test, &[(name, value)]) else {

@@ -3,9 +3,11 @@
 use std::ffi::c_void;
 use std::ptr::{null, null_mut, without_provenance};
 
+use emucuda::driver::device::cuDeviceGetAttribute;
 use emucuda::driver::memory::*;
 
 use super::*;
+use crate::process;
 
 #[test]
 fn a_kernel_runs_with_the_parameters_of_its_launch() {
@@ -159,6 +161,25 @@ fn more_shared_memory_must_be_asked_for() {
     let beyond = call!(cuFuncGetParamInfo(kernel, 1, somewhere(), None));
     assert_eq!(beyond, CUresult::INVALID_VALUE);
     assert_eq!(get!(cuFuncGetModule(kernel)), module);
+}
+
+/// As much shared memory as an H100's blocks have.
+#[test]
+fn the_environment_gives_more_shared_memory() {
+    let test = "driver::launch::the_environment_gives_more_shared_memory";
+    if process::alone(test, &[("CUDA_EMULATOR_SHARED", "227")]).is_some() {
+        return;
+    }
+    let _driver = driver();
+    let attributes = [8, 81, 97].map(|number| get!(cuDeviceGetAttribute(number, 0)));
+    assert_eq!(attributes, [48 << 10, 228 << 10, 227 << 10]);
+    let (kernel, words) = (function(kernels(), "has_shared"), Words::new(&[0]));
+    let run = |dynamic| launch(kernel, 1, 1, dynamic, 0, &[param(&words.address)]);
+    assert_eq!(run(226 << 10), CUresult::INVALID_VALUE);
+    assert_eq!(call!(cuFuncSetAttribute(kernel, 8, 226 << 10)), OK);
+    assert_eq!(run(226 << 10), OK);
+    assert_eq!(words.read(), [5]);
+    assert_eq!(call!(cuFuncSetAttribute(kernel, 8, (226 << 10) + 1)), CUresult::INVALID_VALUE);
 }
 
 #[test]

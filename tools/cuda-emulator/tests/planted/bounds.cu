@@ -54,3 +54,23 @@ extern "C" __global__ void write_to_constant(float* y, int is_right) {
     float* to = is_right ? y : const_cast<float*>(table);
     to[threadIdx.x % 4] = table[threadIdx.x % 4] + 1.0f; // write_to_constant
 }
+
+// Copies the n bytes of x and zeros after them, wherever they end in a piece of 16; of a piece past the end nothing is
+// read, though its address is no one's. Or what is left is taken for one byte more.
+template <bool kIsRight>
+__device__ __forceinline__ void copy_tail(const char* x, uint4* y, int n) {
+    __shared__ uint4 tile[32];
+    const int rest = n - 16 * static_cast<int>(threadIdx.x) + (kIsRight || n < 16 * static_cast<int>(threadIdx.x) ? 0 : 1);
+    const int bytes = min(max(rest, 0), 16);
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(&tile[threadIdx.x]));
+    const char* from = x + 16 * threadIdx.x;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory"); // copied_past_the_end
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    y[threadIdx.x] = tile[threadIdx.x];
+}
+extern "C" __global__ void copied_past_the_end(const char* x, uint4* y, int n) {
+    copy_tail<false>(x, y, n);
+}
+extern "C" __global__ void copied_past_the_end_right(const char* x, uint4* y, int n) {
+    copy_tail<true>(x, y, n);
+}

@@ -96,3 +96,46 @@ extern "C" __global__ void shared_overflow(float* y, int n) {
 extern "C" __global__ void shared_overflow_right(float* y, int n) {
     overflow<true>(y, n);
 }
+
+// Pieces of 16 bytes of dynamic shared memory, the last 8 of which are a matrix: one row too far.
+template <bool kIsRight>
+__device__ __forceinline__ void fill_dynamic(const uint4* x, unsigned* y, int pieces) {
+    __shared__ uint4 first[8];
+    extern __shared__ uint4 dynamic[];
+    for (int i = threadIdx.x; i < pieces; i += blockDim.x) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&dynamic[i])), "l"(x + i % 8)
+                     : "memory");
+    }
+    if (threadIdx.x < 8) first[threadIdx.x] = make_uint4(pieces, 0, 0, 0);
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncthreads(); // first, and all pieces before ldmatrix
+    const int row = pieces - 8 + threadIdx.x % 8 + (kIsRight ? 0 : 1);
+    unsigned a;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(a)
+                 : "r"(shared_address(&dynamic[row]))); // dynamic_overflow
+    y[blockIdx.x * blockDim.x + threadIdx.x] = a + first[threadIdx.x % 8].y;
+}
+extern "C" __global__ void dynamic_overflow(const uint4* x, unsigned* y, int pieces) {
+    fill_dynamic<false>(x, y, pieces);
+}
+extern "C" __global__ void dynamic_overflow_right(const uint4* x, unsigned* y, int pieces) {
+    fill_dynamic<true>(x, y, pieces);
+}
+
+// Nor is the end of a static array the beginning of the dynamic ones.
+template <bool kIsRight>
+__device__ __forceinline__ void overflow_to_dynamic(unsigned* y, int n) {
+    __shared__ unsigned first[32];
+    extern __shared__ unsigned words[];
+    words[threadIdx.x] = 0;
+    __syncthreads(); // the zeros before the sums
+    first[threadIdx.x + (kIsRight ? 0 : n)] = threadIdx.x; // into_dynamic
+    y[threadIdx.x] = first[threadIdx.x] + words[threadIdx.x];
+}
+extern "C" __global__ void into_dynamic(unsigned* y, int n) {
+    overflow_to_dynamic<false>(y, n);
+}
+extern "C" __global__ void into_dynamic_right(unsigned* y, int n) {
+    overflow_to_dynamic<true>(y, n);
+}

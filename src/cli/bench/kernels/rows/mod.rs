@@ -6,9 +6,11 @@ mod activation;
 mod column_sums;
 mod embedding;
 mod layer_norm;
+mod log_ratio;
 mod lora;
 mod movements;
 mod optimizer;
+mod patch_embed;
 mod rms_norm;
 mod rope;
 mod sampling;
@@ -77,6 +79,8 @@ pub fn all() -> Vec<Row> {
         activation::rows(),
         embedding::rows(),
         movements::rows(),
+        patch_embed::rows(),
+        log_ratio::rows(),
         sampling::rows(),
         lora::rows(),
         optimizer::rows(),
@@ -92,6 +96,10 @@ pub fn rounding(dtype: DType) -> f64 {
 /// An op with its inputs and outputs on one device.
 pub trait Run {
     fn run(&mut self) -> Result<()>;
+    /// Makes `outputs` of what `run` left in another form; neither timed nor counted.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
     fn outputs(&self) -> Vec<&Buffer>;
 }
 
