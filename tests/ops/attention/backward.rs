@@ -41,6 +41,15 @@ impl Case {
         }
     }
 
+    /// Row by row, head by head, what the three hold of it.
+    fn weave(&self, three: &[Vec<f32>; 3]) -> Vec<f32> {
+        let mut woven = Vec::new();
+        for at in (0..three[0].len()).step_by(self.hd) {
+            three.iter().for_each(|x| woven.extend(&x[at..at + self.hd]));
+        }
+        woven
+    }
+
     /// Rows of a one in a column that differs between neighbours and heads.
     fn ones(&self, rows: usize) -> Vec<f32> {
         let mut x = vec![0.0; rows * self.width()];
@@ -236,15 +245,8 @@ fn heads_that_are_interleaved() {
         let (inputs, hd, rows) = (case.inputs(), case.hd, case.queries);
         let outputs = case.outputs(&inputs);
         let apart = case.backward(&inputs, &outputs).unwrap().map(|x| x.values());
-        let weave = |x: &[Vec<f32>; 3]| {
-            let of_head = |row: usize, head: usize| {
-                x.iter().flat_map(move |x| &x[row * case.width() + head * hd..][..hd])
-            };
-            let heads = (0..rows).flat_map(|row| (0..case.heads).map(move |head| (row, head)));
-            heads.flat_map(|(row, head)| of_head(row, head).copied()).collect::<Vec<f32>>()
-        };
         let [q, k, v, d_o] = &inputs;
-        let woven = weave(&[q, k, v].map(Matrix::values));
+        let woven = case.weave(&[q, k, v].map(Matrix::values));
         let qkv = place.matrix(&woven, rows, 3 * case.width(), case.lay);
         let mut d_qkv = place.poisoned(rows, 3 * case.width(), case.lay);
         let (mut delta, plan) = (case.statistics(), case.plan());
@@ -253,7 +255,7 @@ fn heads_that_are_interleaved() {
         let [o, d_o] = [&outputs[0], d_o].map(|x| Heads::dense(x.view(), hd));
         let (lse, delta, mask) = (outputs[1].view(), delta.view_mut(), case.mask(&plan));
         attention::backward(q, k, v, o, lse, d_o, mask, dq, dk, dv, delta, case.scale()).unwrap();
-        assert_same_bits(place, &d_qkv.values(), &weave(&apart));
+        assert_same_bits(place, &d_qkv.values(), &case.weave(&apart));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Launches of `kernels/attention/backward.cu`.
+//! Launches of `kernels/attention/delta.cu` and `backward.cu`.
 
 use super::{Kernels, Lain, instance, resident};
 use crate::device::cuda::{Arguments, Cuda, Grid, KernelName};

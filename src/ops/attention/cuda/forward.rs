@@ -77,10 +77,7 @@ pub(in super::super) fn forward(
     };
     let shared = shared(dim);
     let each = (cuda.gpu().shared as usize / shared).clamp(1, MOST_BLOCKS);
-    let grid = Grid {
-        shared: shared as u32,
-        ..Grid::new([resident(cuda, each), 1, 1], THREADS)
-    };
+    let grid = Grid { shared: shared as u32, ..Grid::new([resident(cuda, each), 1, 1], THREADS) };
     // SAFETY: `forward` of the op checked that every pointer covers its rows and heads on this device, in
     // whole chunks of 16 bytes, and that the plan is as long as one of so many queries and keys; that it is one, the
     // kernel asks. The views borrow them; `o` is exclusive.
