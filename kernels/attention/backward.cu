@@ -117,9 +117,9 @@ seen_by(const Plan& plan, const PlannedTile& tile, const Entry& entry, const Sha
     if constexpr (kKeys) {
 #pragma unroll
         for (int i = 0; i < kUnits; ++i) {
-            const int unit = kUnit * (2 * i + share.half), other = unit + lane % 8;
-            uint4 ranges = {};
-            if (other < entry.len) ranges = plan.ranges(entry.start + other);
+            // Of rows beyond the entry those of its last: they are zeros, and add nothing whoever sees them.
+            const int other = kUnit * (2 * i + share.half) + lane % 8;
+            const uint4 ranges = plan.ranges(entry.start + min(other, entry.len - 1));
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
                 const int from = 2 * (lane % 4) + c;
