@@ -7,6 +7,7 @@ use silkie::tensor::{DType, Tensor, TensorMut};
 
 use crate::support::*;
 
+mod backward;
 mod forward;
 mod plan;
 
@@ -201,10 +202,15 @@ impl Case {
 
     fn judge(&self, name: &str, inputs: &[Matrix; 4], bound: f64) {
         let outputs = self.judge_outputs(name, inputs, bound);
+        self.judge_gradients(name, inputs, &outputs, bound);
+    }
+
+    /// Of backward alone, from these outputs of forward.
+    fn judge_gradients(&self, name: &str, inputs: &[Matrix; 4], outputs: &[Matrix; 2], bound: f64) {
         let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
         let want = self.naive(&q, &k, &v, &d_o, |x| x);
         let rounded = self.naive(&q, &k, &v, &d_o, |x| self.place.round(x));
-        let got = self.backward(inputs, &outputs).unwrap().map(|m| m.values());
+        let got = self.backward(inputs, outputs).unwrap().map(|m| m.values());
         let want =
             [("dq", want.dq, rounded.dq), ("dk", want.dk, rounded.dk), ("dv", want.dv, rounded.dv)];
         for (got, (name_of, want, rounded)) in got.iter().zip(want) {
@@ -317,8 +323,10 @@ fn cases() -> Vec<(&'static str, Case)> {
 
 #[test]
 fn every_case_matches_the_definition() {
-    for (name, case) in cases() {
-        case.check(name);
+    for place in attention_places() {
+        for (name, case) in cases() {
+            case.on(place).check(name);
+        }
     }
 }
 
@@ -355,12 +363,14 @@ fn naive_gradients_are_derivatives() {
 /// Scores in the hundreds: nothing overflows, the largest wins.
 #[test]
 fn huge_scores_stay_finite() {
-    let case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense);
-    let mut inputs = case.inputs();
-    let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
-    inputs[0] = Matrix::of(&big, case.queries, 16, Lay::Dense);
-    // Scores of some 500 carry 3e-5 of rounding into the exponent, gradients cancel on top.
-    case.judge("huge", &inputs, 1e-3);
+    for place in attention_places() {
+        let case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense).on(place);
+        let mut inputs = case.inputs();
+        let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
+        inputs[0] = place.matrix(&big, case.queries, 16, Lay::Dense);
+        // Scores of some 500 carry 3e-5 of rounding into the exponent, gradients cancel on top.
+        case.judge("huge", &inputs, 1e-3);
+    }
 }
 
 #[test]

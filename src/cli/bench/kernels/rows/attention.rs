@@ -1,5 +1,7 @@
 //! Rows of attention. Counted: one head, whose counters are those of any number of them.
 
+mod backward;
+
 use super::{BF16, On, Row, Run};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
@@ -22,6 +24,12 @@ const QUERIES: &[[usize; 2]] = &[[8 * 256, 4096]];
 const TREE: usize = 740;
 
 pub fn rows() -> Vec<Row> {
+    let mut rows = forward_rows();
+    rows.extend(backward::rows());
+    rows
+}
+
+fn forward_rows() -> Vec<Row> {
     vec![
         Row {
             name: "attention forward causal",
