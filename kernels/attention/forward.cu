@@ -67,9 +67,8 @@ struct Item {
     __device__ __forceinline__ int query(int row) const {
         return tile.first + kStrip * strip(row / kStrip) + row % kStrip;
     }
-    __device__ __forceinline__ bool has(int query) const {
-        return query >= tile.begin && query < tile.end;
-    }
+    // A tile of queries ends with its last row; it may begin amid them.
+    __device__ __forceinline__ bool has(int query) const { return query >= tile.begin; }
 };
 
 // Of a warp's two strips: lane l has the rows l / 4 and l / 4 + 8 of each.
@@ -128,7 +127,7 @@ load_rows(int to, const Heads& from, int head, int dim, const Entry& entry) {
     using Rows = Tile<kDim>;
     constexpr int kStep = kThreads / Rows::kChunks / 8 * 8;
     const int row = threadIdx.x / Rows::kChunks, chunk = threadIdx.x % Rows::kChunks;
-    if (kStep * Rows::kChunks < kThreads && row >= kStep) return;
+    if (row >= kStep) return;
     const unsigned at = shared_address(shared + to) + Rows::at(row, chunk);
     const __nv_bfloat16* source = from.row(entry.start + row, head) + chunk * kChunkElements;
     const int there = chunk * kChunkElements < dim ? entry.len - row : 0;
@@ -290,7 +289,7 @@ store(const Forward& p, const State<kDim>& state, const Item& item) {
         sum += __shfl_xor_sync(kAllLanes, sum, 1);
         sum += __shfl_xor_sync(kAllLanes, sum, 2);
         const int row = kStrip * item.strip(slot) + half * 8 + item.lane / 4;
-        if (item.lane % 4 == 0) lse[row] = (state.max[slot][half] + log2f(sum)) / kLog2e;
+        lse[row] = (state.max[slot][half] + log2f(sum)) / kLog2e; // of four lanes, the same
         const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
 #pragma unroll
         for (int n = 0; n < Rows::kChunks; ++n) {

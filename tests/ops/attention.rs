@@ -154,7 +154,7 @@ impl Case {
     /// The plan where one is read: on a GPU.
     fn plan(&self) -> Option<Buffer> {
         let Device::Cuda(_) = self.place.device else { return None };
-        let mut plan = vec![0; attention::plan_len(self.queries, self.keys)];
+        let mut plan = vec![u32::MAX; attention::plan_len(self.queries, self.keys)];
         attention::plan(&self.segments, self.queries, self.keys, &mut plan).unwrap();
         Some(self.place.buffer(&plan, 1, plan.len()))
     }

@@ -15,7 +15,7 @@
 //! is what a tensor core takes; its entries are the tiles of up to 64 others that it visits, in their
 //! order. Bit `8·s + u` of an entry's blocks says that strip `s` needs the others `8u..8u + 8`, bit `s` of
 //! full that all its rows see all 64. Tiles follow the flat stream, across branches. They end with
-//! their tree where rows are queries: a short strip then stands where it sees few keys.
+//! their last row where rows are queries, and then with their tree: a short strip stands where it sees few keys.
 //!
 //! Warps share a tile by strips, two each: nibble `i` of `order` is the strip of slot `i`, slots `2w`
 //! and `2w + 1` are those of warp `w` (of forward) or of pair of warps `w`. They are paired so that the

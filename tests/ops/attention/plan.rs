@@ -85,6 +85,7 @@ fn check(segments: &[Segment], queries: usize, keys: usize) {
             tile.rows.clone().for_each(|row| covered[row] += 1);
             assert!(!tile.rows.is_empty() && tile.first <= tile.rows.start as isize);
             assert!(tile.rows.end as isize <= tile.first + rows as isize);
+            assert!(!by_query || tile.rows.end as isize == tile.first + rows as isize);
             let strips = rows / STRIP;
             let mut slots: Vec<_> =
                 (0..strips).map(|i| (tile.order >> (4 * i) & 0xf) as usize).collect();
