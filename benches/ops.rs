@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use half::bf16;
 use silkie::ops::Write::Overwrite;
-use silkie::ops::attention::{self, Segment};
+use silkie::ops::attention::{self, Heads, HeadsMut, Mask, Segment};
 use silkie::ops::{log_ratio, matmul};
 use silkie::tensor::{Tensor, TensorMut};
 
@@ -198,18 +198,23 @@ fn attentions(bench: &Bench) {
         let (k, v) = (kv.slice_cols(0..width), kv.slice_cols(width..2 * width));
         let (mut o, mut lse) = (vec![0.0f32; tq * width], vec![0.0f32; tq * heads]);
         let flop = pairs(&segments) * width as f64;
+        let mask = Mask::of(&segments);
+        let heads_of = |x| Heads::dense(x, hd);
         bench.row(&format!("attention forward {name} {heads}x{hd}"), 4.0 * flop, || {
-            let (o, lse) = (TensorMut::new(&mut o, tq, width), TensorMut::new(&mut lse, tq, heads));
-            attention::forward(q, k, v, &segments, o, lse, hd, scale).expect("shapes that fit");
+            let (o, lse) = (TensorMut::new(&mut o, tq, width), TensorMut::new(&mut lse, heads, tq));
+            let ([q, k, v], o) = ([q, k, v].map(heads_of), HeadsMut::dense(o, hd));
+            attention::forward(q, k, v, mask, o, lse, scale).expect("shapes that fit");
         });
         let (mut dq, mut dkv) = (vec![0.0f32; tq * width], vec![0.0f32; tk * 2 * width]);
         let mut delta = vec![0.0f32; tq * heads];
-        let (o, lse) = (Tensor::new(&o, tq, width), Tensor::new(&lse, tq, heads));
+        let (o, lse) = (Tensor::new(&o, tq, width), Tensor::new(&lse, heads, tq));
         bench.row(&format!("attention backward {name} {heads}x{hd}"), 10.0 * flop, || {
             let (dk, dv) = TensorMut::new(&mut dkv, tk, 2 * width).split_cols(width);
             let dq = TensorMut::new(&mut dq, tq, width);
-            let delta = TensorMut::new(&mut delta, tq, heads);
-            attention::backward(q, k, v, o, lse, d_o, &segments, dq, dk, dv, delta, hd, scale)
+            let delta = TensorMut::new(&mut delta, heads, tq);
+            let [dq, dk, dv] = [dq, dk, dv].map(|x| HeadsMut::dense(x, hd));
+            let [q, k, v, o, d_o] = [q, k, v, o, d_o].map(heads_of);
+            attention::backward(q, k, v, o, lse, d_o, mask, dq, dk, dv, delta, scale)
                 .expect("shapes that fit");
         });
         // Σ_j dS_ij = 0 for every i: what the keys receive along any fixed direction of q is 0.

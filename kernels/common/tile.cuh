@@ -52,6 +52,13 @@ __device__ __forceinline__ void copy_chunk(unsigned to, const void* from, bool i
                  : "memory");
 }
 
+// As copy_chunk, 4 bytes.
+__device__ __forceinline__ void copy_word(unsigned to, const void* from, bool is_there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+                 "r"(is_there ? 4 : 0)
+                 : "memory");
+}
+
 // Ends a group of copies, which may be empty.
 __device__ __forceinline__ void commit_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -93,6 +100,12 @@ __device__ __forceinline__ void load_transposed(unsigned (&r)[4], unsigned at) {
 __device__ __forceinline__ void load_transposed(unsigned (&r)[2], unsigned at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1])
+                 : "r"(at)
+                 : "memory");
+}
+__device__ __forceinline__ void load_transposed(unsigned (&r)[1], unsigned at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
                  : "r"(at)
                  : "memory");
 }

@@ -7,6 +7,10 @@ use silkie::tensor::{DType, Tensor, TensorMut};
 
 use crate::support::*;
 
+mod backward;
+mod forward;
+mod plan;
+
 /// f32 scores of size ~1 with a rounding each, twice exponentiated and summed.
 const BOUND: f64 = 3e-6;
 
@@ -78,6 +82,13 @@ fn attention_places() -> impl Iterator<Item = Place> {
 }
 
 impl Case {
+    /// There; on a GPU with whole chunks of columns.
+    fn on(&self, place: Place) -> Case {
+        let on_gpu = place != Place::CPU;
+        let hd = if on_gpu { self.hd.next_multiple_of(8) } else { self.hd };
+        Case { place, hd, ..self.clone() }
+    }
+
     fn scale(&self) -> f32 {
         1.0 / (self.hd as f32).sqrt()
     }
@@ -190,26 +201,44 @@ impl Case {
     }
 
     fn judge(&self, name: &str, inputs: &[Matrix; 4], bound: f64) {
+        let outputs = self.judge_outputs(name, inputs, bound);
+        self.judge_gradients(name, inputs, &outputs, bound);
+    }
+
+    /// Of backward alone, from these outputs of forward.
+    fn judge_gradients(&self, name: &str, inputs: &[Matrix; 4], outputs: &[Matrix; 2], bound: f64) {
         let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
         let want = self.naive(&q, &k, &v, &d_o, |x| x);
         let rounded = self.naive(&q, &k, &v, &d_o, |x| self.place.round(x));
-        let case = (name, self.queries, self.keys, self.heads, self.hd, self.lay, self.place);
+        let got = self.backward(inputs, outputs).unwrap().map(|m| m.values());
+        let want =
+            [("dq", want.dq, rounded.dq), ("dk", want.dk, rounded.dk), ("dv", want.dv, rounded.dv)];
+        for (got, (name_of, want, rounded)) in got.iter().zip(want) {
+            assert_rounded((name_of, self.told(name)), got, &want, &rounded, bound);
+        }
+    }
+
+    /// Of forward alone, which are returned.
+    fn judge_outputs(&self, name: &str, inputs: &[Matrix; 4], bound: f64) -> [Matrix; 2] {
+        let [q, k, v, d_o] = inputs.each_ref().map(Matrix::f64);
+        let want = self.naive(&q, &k, &v, &d_o, |x| x);
+        let rounded = self.naive(&q, &k, &v, &d_o, |x| self.place.round(x));
         let outputs = self.forward(inputs).unwrap();
         let [o, lse] = outputs.each_ref().map(Matrix::values);
-        assert_rounded(("o", case), &o, &want.o, &rounded.o, bound);
+        assert_rounded(("o", self.told(name)), &o, &want.o, &rounded.o, bound);
         for (i, (&got, &expected)) in lse.iter().zip(&want.lse).enumerate() {
             let close = (f64::from(got) - expected).abs() < 1e-5 * expected.abs().max(1.0);
             assert!(
                 close || f64::from(got) == expected,
-                "{case:?}: lse {i}: got {got}, expected {expected}"
+                "{:?}: lse {i}: got {got}, expected {expected}",
+                self.told(name)
             );
         }
-        let got = self.backward(inputs, &outputs).unwrap().map(|m| m.values());
-        let want =
-            [("dq", want.dq, rounded.dq), ("dk", want.dk, rounded.dk), ("dv", want.dv, rounded.dv)];
-        for (got, (name, want, rounded)) in got.iter().zip(want) {
-            assert_rounded((name, case), got, &want, &rounded, bound);
-        }
+        outputs
+    }
+
+    fn told<'a>(&self, name: &'a str) -> impl std::fmt::Debug + use<'a> {
+        (name, self.queries, self.keys, self.heads, self.hd, self.lay, self.place)
     }
 }
 
@@ -219,75 +248,86 @@ fn tree_case(shape: &[(u32, &[u32])], heads: usize, hd: usize, lay: Lay) -> Case
     Case { place: Place::CPU, segments, queries: tokens, keys: tokens, heads, hd, lay }
 }
 
-#[test]
-fn trees_match_the_definition() {
-    for lay in LAYS {
-        tree_case(&[(1, &[])], 1, 1, lay).check("one token");
-        tree_case(&[(5, &[3, 1, 4])], 2, 7, lay).check("small tree");
-        tree_case(&[(40, &[9, 12]), (33, &[8, 8, 8, 8]), (1, &[1])], 4, 16, lay).check("pack");
-        tree_case(&[(300, &[129, 128, 127])], 2, 128, lay).check("several tiles");
-    }
-}
-
-#[test]
-fn images_and_resamplers_match_the_definition() {
-    for lay in LAYS {
-        // Two images, every patch sees every patch of its own.
-        let image = |i: u32| segment([i * 150, 150], [0, 0], [i * 150, 150], false);
-        let segments = vec![image(0), image(1)];
-        Case { place: Place::CPU, segments, queries: 300, keys: 300, heads: 3, hd: 104, lay }
-            .check("vit");
-        // Two images, a few queries each over keys of another length.
-        let image = |i: u32| segment([i * 17, 17], [i * 260, 260], [0, 0], false);
-        let segments = vec![image(0), image(1)];
-        Case { place: Place::CPU, segments, queries: 34, keys: 520, heads: 2, hd: 24, lay }
-            .check("resampler");
-        // The next token of two sequences whose past lies in a cache of 200 rows each.
-        let segments = vec![
-            segment([0, 1], [0, 0], [0, 131], false),
-            segment([1, 1], [0, 0], [200, 77], false),
-        ];
-        Case { place: Place::CPU, segments, queries: 2, keys: 400, heads: 2, hd: 32, lay }
-            .check("decode");
-        // A branch that continues a cache: prefix elsewhere, own keys at its end.
-        let segments = vec![segment([0, 9], [3, 140], [150, 9], true)];
-        Case { place: Place::CPU, segments, queries: 9, keys: 160, heads: 2, hd: 8, lay }
-            .check("continued");
-    }
-}
-
-#[test]
-fn queries_without_keys_and_rows_of_no_segment_get_zero() {
-    let segments = vec![
-        segment([2, 3], [0, 0], [4, 3], true),
-        segment([5, 2], [0, 0], [0, 0], false),
-        segment([9, 0], [0, 0], [9, 0], true),
-    ];
-    Case { place: Place::CPU, segments, queries: 12, keys: 9, heads: 2, hd: 5, lay: Lay::Strided }
-        .check("gaps");
-    let none = |queries, keys| Case {
+/// What the model has of trees, images, resamplers and caches, and what only a test has.
+fn cases() -> Vec<(&'static str, Case)> {
+    let case = |segments: &[Segment], [queries, keys]: [usize; 2], heads, hd| Case {
         place: Place::CPU,
-        segments: vec![],
+        segments: segments.to_vec(),
         queries,
         keys,
-        heads: 2,
-        hd: 3,
+        heads,
+        hd,
         lay: Lay::Dense,
     };
-    none(4, 5).check("no segment");
-    none(0, 0).check("nothing");
+    let dense = [
+        ("one token", tree_case(&[(1, &[])], 1, 1, Lay::Dense)),
+        ("small tree", tree_case(&[(5, &[3, 1, 4])], 2, 7, Lay::Dense)),
+        ("pack", tree_case(&[(40, &[9, 12]), (33, &[8, 8, 8, 8]), (1, &[1])], 4, 16, Lay::Dense)),
+        ("several tiles", tree_case(&[(300, &[129, 128, 127])], 2, 128, Lay::Dense)),
+        // Two images, every patch sees every patch of its own.
+        (
+            "vit",
+            case(
+                &[Segment::all(0, 150, 0, 150), Segment::all(150, 150, 150, 150)],
+                [300, 300],
+                3,
+                104,
+            ),
+        ),
+        // Two images, a few queries each over keys of another length.
+        (
+            "resampler",
+            case(&[Segment::all(0, 17, 0, 260), Segment::all(17, 17, 260, 260)], [34, 520], 2, 24),
+        ),
+        // The next token of two sequences whose past lies in a cache of 200 rows each.
+        (
+            "decode",
+            case(&[Segment::all(0, 1, 0, 131), Segment::all(1, 1, 200, 77)], [2, 400], 2, 32),
+        ),
+        // A branch that continues a cache: prefix elsewhere, own keys at its end.
+        ("continued", case(&[segment([0, 9], [3, 140], [150, 9], true)], [9, 160], 2, 8)),
+        // Queries without keys, and rows of no segment.
+        (
+            "gaps",
+            case(
+                &[
+                    segment([2, 3], [0, 0], [4, 3], true),
+                    segment([5, 2], [0, 0], [0, 0], false),
+                    segment([9, 0], [0, 0], [9, 0], true),
+                ],
+                [12, 9],
+                2,
+                5,
+            ),
+        ),
+        ("no segment", case(&[], [4, 5], 2, 3)),
+        ("nothing", case(&[], [0, 0], 2, 3)),
+        // An order that no tree has.
+        (
+            "shared",
+            case(
+                &[
+                    segment([0, 4], [10, 5], [0, 4], true),
+                    segment([4, 4], [0, 4], [4, 6], false),
+                    segment([8, 3], [12, 3], [0, 2], false),
+                ],
+                [11, 15],
+                3,
+                4,
+            ),
+        ),
+    ];
+    let strided = dense.clone().map(|(name, case)| (name, Case { lay: Lay::Strided, ..case }));
+    dense.into_iter().chain(strided).collect()
 }
 
-/// Segments that share keys in an order that no tree has still add up.
 #[test]
-fn shared_keys_in_any_order() {
-    let segments = vec![
-        segment([0, 4], [10, 5], [0, 4], true),
-        segment([4, 4], [0, 4], [4, 6], false),
-        segment([8, 3], [12, 3], [0, 2], false),
-    ];
-    Case { place: Place::CPU, segments, queries: 11, keys: 15, heads: 3, hd: 4, lay: Lay::Strided }
-        .check("shared");
+fn every_case_matches_the_definition() {
+    for place in attention_places() {
+        for (name, case) in cases() {
+            case.on(place).check(name);
+        }
+    }
 }
 
 proptest! {
@@ -323,12 +363,14 @@ fn naive_gradients_are_derivatives() {
 /// Scores in the hundreds: nothing overflows, the largest wins.
 #[test]
 fn huge_scores_stay_finite() {
-    let case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense);
-    let mut inputs = case.inputs();
-    let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
-    inputs[0] = Matrix::of(&big, case.queries, 16, Lay::Dense);
-    // Scores of some 500 carry 3e-5 of rounding into the exponent, gradients cancel on top.
-    case.judge("huge", &inputs, 1e-3);
+    for place in attention_places() {
+        let case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense).on(place);
+        let mut inputs = case.inputs();
+        let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
+        inputs[0] = place.matrix(&big, case.queries, 16, Lay::Dense);
+        // Scores of some 500 carry 3e-5 of rounding into the exponent, gradients cancel on top.
+        case.judge("huge", &inputs, 1e-3);
+    }
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn forward_block(
                     if total[r] > 0.0 {
                         let inverse = 1.0 / total[r];
                         o.iter_mut().for_each(|x| *x *= inverse);
-                    } else if max[r] == f32::NEG_INFINITY {
+                    } else if total[r] == 0.0 {
                         o.fill(0.0);
                     }
                     lse.row::<f32>(0)[r] = max[r] + total[r].ln();
@@ -178,18 +178,16 @@ fn online_softmax(
         s[tile.visible(r)..].fill(f32::NEG_INFINITY);
         let (s, _) = s.as_chunks_mut::<VECTOR>();
         let new = max[r].max(largest(s));
-        if new == f32::NEG_INFINITY {
-            s.as_flattened_mut().fill(0.0);
-            continue;
-        }
+        // a row that has seen no key has no maximum to subtract; one of NaN keeps them
+        let origin = if new == f32::NEG_INFINITY { 0.0 } else { new };
         let mut sums = [0.0f32; VECTOR];
         for s in s {
             for l in 0..VECTOR {
-                s[l] = exp(s[l] - new);
+                s[l] = exp(s[l] - origin);
                 sums[l] += s[l];
             }
         }
-        let shrink = exp(max[r] - new);
+        let shrink = exp(max[r] - origin);
         total[r] = total[r] * shrink + halve(sums, |x, y| x + y);
         max[r] = new;
         if let Some(o) = o.as_mut().filter(|_| shrink != 1.0) {

@@ -112,7 +112,8 @@ impl Mask<'_> {
 /// Overwrites `o [Tq, H·hd]` and `lse [H, Tq]`, the logarithm of each softmax's denominator, kept
 /// for [`backward`]. `k`, `v` are `[Tk, H·hd]`. Queries that see no key get `o = 0`, `lse = -inf`.
 ///
-/// Errors: shapes that do not fit; segments out of range, out of order or overlapping.
+/// Errors: shapes that do not fit; segments out of range, out of order or overlapping; a scale that is not finite
+/// and above 0. A plan made for other numbers of queries and keys stops the kernel, which the driver tells.
 pub fn forward(
     q: Heads<'_>,
     k: Heads<'_>,
@@ -201,6 +202,10 @@ impl<'a> Inputs<'a> {
             return Err(check.error(format!(
                 "head_dim is {dim}, expected a multiple of 8 up to 128 on a GPU; the CPU takes any"
             )));
+        }
+        if !(scale > 0.0 && scale.is_finite()) {
+            let message = format!("scale is {scale}, expected a finite number above 0");
+            return Err(check.error(message));
         }
         let inputs = Inputs { q, k, v, heads, scale };
         let keys = k.columns().rows();

@@ -3,6 +3,7 @@
 //! One file per op lists its rows; an op without a row here is neither timed nor held to its bars.
 
 mod activation;
+mod attention;
 mod column_sums;
 mod embedding;
 mod layer_norm;
@@ -73,6 +74,7 @@ impl Row {
 pub fn all() -> Vec<Row> {
     let ops = [
         column_sums::rows(),
+        attention::rows(),
         rms_norm::rows(),
         layer_norm::rows(),
         rope::rows(),
