@@ -143,10 +143,10 @@ fn products(problem: Problem, [queries, width]: [usize; 2]) -> usize {
     problem(queries).0.iter().map(pairs).sum::<usize>() * width
 }
 
-/// q and o, k and v, lse.
+/// q and o, k and v, lse, and what of the plan tells which keys a query sees.
 fn forward_bytes(problem: Problem, shape: [usize; 2], head_dim: usize, dtype: DType) -> usize {
     let ([queries, width], (_, keys)) = (shape, problem(shape[0]));
-    2 * (queries + keys) * width * dtype.size() + 4 * queries * (width / head_dim)
+    2 * (queries + keys) * width * dtype.size() + 4 * queries * (width / head_dim) + 16 * queries
 }
 
 /// On a GPU with its plan.
