@@ -6,7 +6,7 @@
 // z [rows, cols] f32: whole packs of 16 bytes at multiples of 16 bytes    y [rows] u32
 // c [rows] f32, absent: 1    log p [rows] f32    offsets [branches + 1] u32    s [branches] f64
 // g [rows, cols] bf16 lies over z: row r begins where z's row r does, and takes half of its bytes.
-// e in f32, 0 below 2⁻¹²⁶; up to 32 are summed in f32, then in at most cols / 16384 steps; sums of threads and ln in
+// e in f32, 0 below 2⁻¹²⁶; up to 32 are summed in f32, then once for 16384 columns; sums of threads and ln in
 // f64; log p and g are rounded once. Fixed order, no atomics. A row with a NaN or +inf, of nothing but −inf,
 // or with y >= cols gets NaN everywhere; a target of −inf among others log p = −inf, g_y = c.
 // Branch sums add in f64, row by row: the CPU's bits.
@@ -20,7 +20,7 @@
 //   512 × 151,936 = 467 MB, floor 97 us at 4.8 TB/s (H200); log-probabilities alone 311 MB, 65 us.
 // In place: columns [b, 2b) of g lie over columns [b/2, b) of z. With [0, held) in shared memory and the barrier of the
 // sums behind all first reads, g of [0, 2 held) may be written at once, and then twice as many columns after every
-// barrier: three or four for a row.
+// barrier: two for a row of 151,936.
 // A block per row. Launched by src/ops/log_ratio/cuda.rs; reference in cpu.rs.
 #include "common/math.cuh"
 #include "common/pack.cuh"

@@ -22,7 +22,7 @@ const LIMITS: [(&str, f64); 6] = [
 ];
 
 /// Of rows whose name begins so, a bar that may be more, how much, and why.
-const EXCEPTIONS: [(&str, &str, f64, &str); 10] = [
+const EXCEPTIONS: [(&str, &str, f64, &str); 11] = [
     (
         "sampling nucleus",
         "bytes",
@@ -39,11 +39,17 @@ const EXCEPTIONS: [(&str, &str, f64, &str); 10] = [
     (
         "attention backward",
         "dram",
-        13.0 / 8.0 * 1.05,
-        "q, k, v, o, dO, dQ, dK and dV are the floor; three launches read dO thrice, q, k and v twice",
+        9.0 / 8.0 * 1.05,
+        "of q, k, v, o, dO, dQ, dK and dV, two launches both read dO: one for delta, one for the rest",
     ),
     ("attention forward group mask", "mma", 1.10, "four branches end and begin amid tiles"),
     ("attention backward group mask", "mma", 1.10, "four branches end and begin amid tiles"),
+    (
+        "attention backward group mask",
+        "sectors",
+        1.001,
+        "branches begin amid a sector of lse and of delta",
+    ),
     ("attention forward bidirectional", "sectors", 230.0 / 208.0, ROWS_OF_208_BYTES),
     ("attention backward bidirectional", "sectors", 230.0 / 208.0, ROWS_OF_208_BYTES),
     (
@@ -60,9 +66,9 @@ const EXCEPTIONS: [(&str, &str, f64, &str); 10] = [
     ),
 ];
 
-/// 13 pieces of 16 bytes: 6 sectors and a half. In 32 rows, of which 13 accesses of 32 pieces take 208 sectors, every row
-/// has one that is half a stranger's, and 6 are split between two accesses.
-const ROWS_OF_208_BYTES: &str = "a head of 104 ends amid a sector";
+/// 13 pieces of 16 bytes: 6 sectors and a half. Of 32 rows, which are 13 accesses of 32 pieces and 208 sectors, each has a
+/// sector that is half a stranger's, which makes 224, and 6 sectors are split between two accesses.
+const ROWS_OF_208_BYTES: &str = "a head of 104, one of several, ends amid a sector";
 
 fn bench(words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_silkie"));

@@ -15,6 +15,7 @@
 #include "../common/tile.cuh"
 #include "exponential.cuh"
 #include "plan.cuh"
+#include "softmax.cuh"
 
 extern __shared__ __align__(1024) unsigned char shared[];
 
@@ -25,9 +26,6 @@ constexpr int kThreads = 128;
 constexpr int kBlocks = 2;            // of a multiprocessor
 constexpr int kWarpRows = 2 * kStrip; // queries of a warp, slot by slot
 constexpr int kUnits = 4;             // of keys, whose scores are in registers at a time
-// In powers of two: how far a row's maximum may rise above the one that its P are relative to before they are
-// scaled anew. Until then they are up to 2^8 times too large, in o and in the sum alike.
-constexpr float kHeadroom = 8.0f;
 
 struct Forward {
     Heads q, k, v, o;
@@ -86,33 +84,58 @@ using Scores = float[2][kUnits][4];
 // P rounded, two neighbours along the keys in each: of a unit, what an mma takes of 16 rows by 8.
 using Rounded = unsigned[2][kUnits][2];
 
+// How a lane passes over the chunks of a strip: its column stays, its row steps.
+template <int kDim>
+struct Way {
+    static constexpr int kStep = kWarp / Tile<kDim>::kChunks;
+    int row, chunk;
+
+    __device__ __forceinline__ Way(int lane)
+        : row(lane / Tile<kDim>::kChunks), chunk(lane % Tile<kDim>::kChunks) {}
+
+    __device__ __forceinline__ bool is_within(int dim) const {
+        return row < kStep && chunk * kChunkElements < dim;
+    }
+};
+
 template <int kDim>
 __device__ __forceinline__ void load_queries(const Forward& p, const Plan& plan, const Item& item) {
     using Rows = Tile<kDim>;
+    const Way<kDim> way(item.lane);
     const unsigned to = shared_address(shared + Room<kDim>::queries(item.warp));
-#pragma unroll 2
-    for (int i = item.lane; i < kWarpRows * Rows::kChunks; i += kWarp) {
-        const int row = i / Rows::kChunks, chunk = i % Rows::kChunks, query = item.query(row);
-        const bool is_there = item.has(query) && chunk * kChunkElements < p.dim;
-        copy_chunk(to + Rows::at(row, chunk), p.q.row(query, item.head) + chunk * kChunkElements,
-                   is_there);
+#pragma unroll
+    for (int slot = 0; slot < 2; ++slot) {
+        const int row = slot * kStrip + way.row, first = item.query(row);
+        const __nv_bfloat16* source = p.q.row(first, item.head) + way.chunk * kChunkElements;
+        if (way.row >= way.kStep) break;
+#pragma unroll
+        for (int i = 0; i < kStrip; i += way.kStep) {
+            copy_chunk(to + Rows::at(row + i, way.chunk), source,
+                       way.is_within(p.dim) && item.has(first + i));
+            source += way.kStep * p.q.stride;
+        }
     }
     const int query = item.query(item.lane);
     uint4* ranges = reinterpret_cast<uint4*>(shared + Room<kDim>::kRanges);
     ranges[threadIdx.x] = item.has(query) ? plan.ranges(query) : uint4{};
 }
 
-// Rows beyond those of the entry become zeros.
+// Rows beyond those of the entry become zeros. A thread keeps its column, and its place within eight rows: then
+// a step further is the same for all, and 8 rows of 104 are whole sectors.
 template <int kDim>
 __device__ __forceinline__ void
 load_rows(int to, const Heads& from, int head, int dim, const Entry& entry) {
     using Rows = Tile<kDim>;
-#pragma unroll 2
-    for (int i = threadIdx.x; i < kOthers * Rows::kChunks; i += kThreads) {
-        const int row = i / Rows::kChunks, chunk = i % Rows::kChunks;
-        const bool is_there = row < entry.len && chunk * kChunkElements < dim;
-        copy_chunk(shared_address(shared + to) + Rows::at(row, chunk),
-                   from.row(entry.start + row, head) + chunk * kChunkElements, is_there);
+    constexpr int kStep = kThreads / Rows::kChunks / 8 * 8;
+    const int row = threadIdx.x / Rows::kChunks, chunk = threadIdx.x % Rows::kChunks;
+    if (kStep * Rows::kChunks < kThreads && row >= kStep) return;
+    const unsigned at = shared_address(shared + to) + Rows::at(row, chunk);
+    const __nv_bfloat16* source = from.row(entry.start + row, head) + chunk * kChunkElements;
+    const int there = chunk * kChunkElements < dim ? entry.len - row : 0;
+#pragma unroll
+    for (int i = 0; i < kOthers; i += kStep) {
+        copy_chunk(at + i * Rows::kRowBytes, source, i < there);
+        source += kStep * from.stride;
     }
 }
 
@@ -123,6 +146,17 @@ load_entry(const Forward& p, const Plan& plan, const Item& item, int i) {
     const Entry entry = plan.entry(item.tile, i);
     load_rows<kDim>(Room<kDim>::keys(i % 2), p.k, item.head, p.dim, entry);
     load_rows<kDim>(Room<kDim>::values(i % 2), p.v, item.head, p.dim, entry);
+}
+
+// Queries and first keys, all where there are no more than two entries. Returns how many there are.
+template <int kDim>
+__device__ __forceinline__ int load_first(const Forward& p, const Plan& plan, const Item& item) {
+    const int count = item.tile.count;
+    load_queries<kDim>(p, plan, item);
+    if (count > 0) load_entry<kDim>(p, plan, item, 0);
+    if (count == 2) load_entry<kDim>(p, plan, item, 1);
+    commit_copies();
+    return count;
 }
 
 // s = q kᵀ, where a strip needs the unit.
@@ -162,75 +196,6 @@ score(Scores& s, unsigned queries, unsigned keys, int lane, const unsigned (&nee
             const int slot = i / kUnits, unit = i % kUnits;
             if (kMasked && !(needed[slot] >> unit & 1)) continue;
             multiply_add(s[slot][unit], a[slot], b[unit]);
-        }
-    }
-}
-
-// s = -inf where a query does not see the key, of `len` keys from `start` on.
-__device__ __forceinline__ void
-mask(float (&s)[kUnits][4], const uint4* ranges, int start, int len, int lane) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const uint4 seen = ranges[half * 8 + lane / 4];
-#pragma unroll
-        for (int i = 0; i < 2 * kUnits; ++i) {
-            const int key = i / 2 * kUnit + lane % 4 * 2 + i % 2;
-            if (key >= len || !sees(seen, start + key)) s[i / 2][half * 2 + i % 2] = -INFINITY;
-        }
-    }
-}
-
-// What scores are taken relative to: of a row that has seen no key, whose max is -inf, not that.
-__device__ __forceinline__ float origin(float max) {
-    return max == -INFINITY ? 0.0f : max;
-}
-
-// P = 2^(scale · s − max)    sum += Σ P    Where a row's scores are too far above its max: max' = the largest,
-// o and sum · 2^(max − max').
-template <int kColumns>
-__device__ __forceinline__ void softmax(Rounded& rounded,
-                                        const Scores& s,
-                                        float (&o)[2][kColumns][4],
-                                        float (&max)[2][2],
-                                        float (&sum)[2][2],
-                                        float scale,
-                                        int slot) {
-    float top[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        top[half] = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < 2 * kUnits; ++i) {
-            top[half] = fmaxf(top[half], s[slot][i / 2][half * 2 + i % 2]);
-        }
-        top[half] = fmaxf(top[half], __shfl_xor_sync(kAllLanes, top[half], 1));
-        top[half] = fmaxf(top[half], __shfl_xor_sync(kAllLanes, top[half], 2)) * scale;
-    }
-    const bool is_above = top[0] > max[slot][0] + kHeadroom || top[1] > max[slot][1] + kHeadroom;
-    if (__any_sync(kAllLanes, is_above)) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const float raised = fmaxf(max[slot][half], top[half]);
-            const float shrink = exp2_of(max[slot][half] - origin(raised));
-            max[slot][half] = raised;
-            sum[slot][half] *= shrink;
-#pragma unroll
-            for (int n = 0; n < kColumns; ++n) {
-                o[slot][n][half * 2] *= shrink;
-                o[slot][n][half * 2 + 1] *= shrink;
-            }
-        }
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const float from = origin(max[slot][half]);
-#pragma unroll
-        for (int u = 0; u < kUnits; ++u) {
-            const float low = exp2_of(fmaf(s[slot][u][half * 2], scale, -from));
-            const float high = exp2_of(fmaf(s[slot][u][half * 2 + 1], scale, -from));
-            sum[slot][half] += low;
-            sum[slot][half] += high;
-            rounded[slot][u][half] = pack_pair(low, high);
         }
     }
 }
@@ -302,7 +267,7 @@ attend(State<kDim>& state, const Item& item, const Entry& entry, int i, float sc
                 mask(s[slot], ranges + slot * kStrip, entry.start + row, entry.len - row,
                      item.lane);
             }
-            softmax(rounded, s, state.o, state.max, state.sum, scale, slot);
+            softmax(rounded[slot], s[slot], state.o[slot], state.max[slot], state.sum[slot], scale);
         }
         accumulate<kDim, kMasked>(
             state.o, rounded, shared_address(shared + Room::values(i % 2) + at), item.lane, needed);
@@ -335,12 +300,20 @@ store(const Forward& p, const State<kDim>& state, const Item& item) {
         }
     }
     __syncwarp(); // o of all lanes before its reads
-#pragma unroll 2
-    for (int i = item.lane; i < kWarpRows * Rows::kChunks; i += kWarp) {
-        const int row = i / Rows::kChunks, chunk = i % Rows::kChunks, query = item.query(row);
-        if (!item.has(query) || chunk * kChunkElements >= p.dim) continue;
-        *reinterpret_cast<uint4*>(p.o.row(query, item.head) + chunk * kChunkElements) =
-            *reinterpret_cast<const uint4*>(o + Rows::at(row, chunk));
+    const Way<kDim> way(item.lane);
+    if (!way.is_within(p.dim)) return;
+#pragma unroll
+    for (int slot = 0; slot < 2; ++slot) {
+        const int row = slot * kStrip + way.row, first = item.query(row);
+        __nv_bfloat16* to = p.o.row(first, item.head) + way.chunk * kChunkElements;
+#pragma unroll
+        for (int i = 0; i < kStrip; i += way.kStep) {
+            if (item.has(first + i)) {
+                *reinterpret_cast<uint4*>(to) =
+                    *reinterpret_cast<const uint4*>(o + Rows::at(row + i, way.chunk));
+            }
+            to += way.kStep * p.o.stride;
+        }
     }
 }
 
@@ -363,14 +336,7 @@ __device__ __forceinline__ void forward(const Forward& p) {
 #pragma unroll 1
     for (int i = blockIdx.x; i < tiles * p.heads; i += gridDim.x) {
         const int tile = i % tiles, head = i / tiles;
-        const int count = Item(plan, tile, head).tile.count;
-        {
-            const Item item(plan, tile, head);
-            load_queries<kDim>(p, plan, item);
-            if (count > 0) load_entry<kDim>(p, plan, item, 0);
-            if (count == 2) load_entry<kDim>(p, plan, item, 1);
-        }
-        commit_copies();
+        const int count = load_first<kDim>(p, plan, Item(plan, tile, head));
         State<kDim> state = {};
 #pragma unroll
         for (int row = 0; row < 4; ++row) {

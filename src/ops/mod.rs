@@ -12,7 +12,7 @@
 //! | [`activation`] | GELU, SwiGLU; a bias gradient on the way | the MLPs |
 //! | [`embedding`] | rows of a table by token id, image features in their slots | decoder's input |
 //! | [`rows`] | rows gathered, scattered, scaled, converted, added | scored rows, position embeddings, casts, caches |
-//! | [`patch_embed`] | pixels → normalised patches → width | vision tower's input |
+//! | [`patch_embed`] | pixels → normalised patches → width → `ln_pre` | vision tower's input |
 //! | [`interpolate`] | a grid of vectors at another size | position embeddings |
 //! | [`log_ratio`] | log-probability of each target and its gradient, no `[R, V]` buffer | head and loss |
 //! | [`sampling`] | the most likely token, or one of the most likely | generation |

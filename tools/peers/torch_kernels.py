@@ -178,8 +178,8 @@ BACK_ENDS = {
 }
 # A tree of the group mask: tokens of its trunk and of each of its branches.
 TRUNK, BRANCHES, BRANCH = 340, 4, 100
-# The vision tower's attention, and the resampler's.
-IMAGE, QUERIES = 1024, 256
+# Tokens of a sequence, patches of an image, queries of the resampler for each.
+SEQUENCE, IMAGE, QUERIES = 2048, 1024, 256
 
 
 def sdpa(back_end, **options):
@@ -199,28 +199,23 @@ def in_tree(_batch, _head, query, key):
 
 
 def attention_forms(on, mask):
-    """q, k, v [batch, heads, tokens, head_dim] as slices of one product, and by name the forms of an attention over them."""
-    head_dim = 104 if mask == "bidirectional" else 128
-    heads = on.cols // head_dim
-    images = max(1, on.rows // IMAGE) if mask == "bidirectional" else 1
-    qkv = on.make(images, on.rows // images, 3, heads, head_dim)
-    q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
-    if mask == "causal":
-        return [q, k, v], {name: sdpa(name, is_causal=True) for name in BACK_ENDS}
-    if mask == "bidirectional":
-        return [q, k, v], {name: sdpa(name) for name in BACK_ENDS}
-    if mask == "cross":
-        images = max(1, on.rows // QUERIES)
-        q = on.make(images, on.rows // images, heads, head_dim).transpose(1, 2)
-        k, v = (on.make(images, IMAGE, heads, head_dim).transpose(1, 2) for _ in range(2))
-        return [q, k, v], {name: sdpa(name) for name in BACK_ENDS}
+    """q, k, v [batch, heads, tokens, head_dim], each a token after the other, and by name the forms of an attention over them."""
+    mask, _, head_dim = mask.partition(", heads of ")
+    head_dim = int(head_dim or {"bidirectional": 104}.get(mask, 128))
+    one = on.rows if on.rows <= SEQUENCE or mask == "group mask" else IMAGE if mask == "bidirectional" else SEQUENCE
+    queries = QUERIES if mask == "cross" else one
+    keys = 4 * queries if mask == "cross" else one
+    lengths = (queries, keys, keys)
+    inputs = [on.make(on.rows // queries, n, on.cols // head_dim, head_dim).transpose(1, 2) for n in lengths]
+    if mask != "group mask":
+        return inputs, {name: sdpa(name, is_causal=mask == "causal") for name in BACK_ENDS}
     tokens = torch.arange(on.rows, device=on.device)
     dense = in_tree(0, 0, tokens[:, None], tokens[None, :])
     forms = {f"{name}, dense mask": sdpa(name, attn_mask=dense) for name in BACK_ENDS}
     blocks = create_block_mask(in_tree, None, None, on.rows, on.rows, device=on.device)
     flex = torch.compile(flex_attention) if on.device == "cuda" else flex_attention
     forms["flex"] = lambda q, k, v: flex(q, k, v, block_mask=blocks)
-    return [q, k, v], forms
+    return inputs, forms
 
 
 def attention(on):
@@ -239,7 +234,7 @@ def attention(on):
 
         return {name: timed(attend) for name, attend in forms.items()}
 
-    masks = ("causal", "bidirectional", "group mask", "cross")
+    masks = ("causal", "causal, heads of 64", "causal, heads of 32", "bidirectional", "group mask", "cross")
     passes = {"forward": forward, "backward": backward}
     return {f"{name} {mask}": (lambda make=make, mask=mask: make(mask)) for name, make in passes.items() for mask in masks}
 

@@ -132,6 +132,9 @@ pub(super) fn backward_weight(
     mut dweight: TensorMut<'_>,
     spec: &Patches,
 ) -> Result<()> {
+    if dx.rows() == 0 {
+        return Ok(());
+    }
     let side = spec.patch_size;
     let window_cols = side.min(PIXELS);
     let window_rows = PIXELS / window_cols;

@@ -1,5 +1,5 @@
-//! Patch embedding: pictures cut into square patches, each patch one row of the vision tower, its layer
-//! normalisation `ln_pre` included.
+//! Patch embedding: pictures cut into square patches, each patch one row of the vision tower. The tower's
+//! first layer normalisation, `ln_pre`, comes with it.
 //!
 //! ```text
 //! forward    patches = (pixels / 255 − mean) / std, cut        x = patches · wᵀ + position

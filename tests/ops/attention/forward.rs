@@ -179,6 +179,40 @@ fn the_same_bits_on_another_run() {
     }
 }
 
+/// What changes between packs of as many tokens is in the plan alone.
+#[test]
+fn one_recorded_launch_serves_every_pack() {
+    for place in attention_places() {
+        let Device::Cuda(cuda) = place.device else { continue };
+        let pack = |shape: &[(u32, &[u32])]| tree_case(shape, 2, 32, Lay::Dense).on(place);
+        let packs = [
+            pack(&[(100, &[60, 40])]),
+            pack(&[(30, &[20]), (50, &[60, 40])]),
+            pack(&[(1, &[199])]),
+        ];
+        let first = &packs[0];
+        let inputs = first.inputs();
+        let [q, k, v] = [0, 1, 2].map(|i| Heads::dense(inputs[i].view(), first.hd));
+        let mut o = place.poisoned(200, 2 * first.hd, Lay::Dense);
+        let (mut lse, mut plan) = (first.statistics(), first.plan().unwrap());
+        let graph = cuda.capture(|| {
+            let (out, mask) = (HeadsMut::dense(o.view_mut(), first.hd), Mask::planned(plan.view()));
+            attention::forward(q, k, v, mask, out, lse.view_mut(), first.scale())
+        });
+        let graph = graph.unwrap();
+        for pack in &packs {
+            let mut words = vec![0; plan.cols()];
+            attention::plan(&pack.segments, 200, 200, &mut words).unwrap();
+            plan.upload(Tensor::vector(&words)).unwrap();
+            graph.launch().unwrap();
+            let expected = pack.forward(&inputs).unwrap();
+            let case = (&pack.segments, place);
+            assert_same_bits(("o", case), &o.values(), &expected[0].values());
+            assert_same_bits(("lse", case), &lse.values(), &expected[1].values());
+        }
+    }
+}
+
 #[test]
 fn what_a_gpu_cannot_do_is_refused() {
     for place in attention_places().filter(|&place| place != Place::CPU) {
