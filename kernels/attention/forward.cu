@@ -378,18 +378,18 @@ __device__ __forceinline__ void forward(const Forward& p) {
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
-attention_forward_32_bf16(const __grid_constant__ Forward p) {
+attention_forward_d32_bf16(const __grid_constant__ Forward p) {
     forward<32>(p);
 }
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
-attention_forward_64_bf16(const __grid_constant__ Forward p) {
+attention_forward_d64_bf16(const __grid_constant__ Forward p) {
     forward<64>(p);
 }
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
-attention_forward_104_bf16(const __grid_constant__ Forward p) {
+attention_forward_d104_bf16(const __grid_constant__ Forward p) {
     forward<104>(p);
 }
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
-attention_forward_128_bf16(const __grid_constant__ Forward p) {
+attention_forward_d128_bf16(const __grid_constant__ Forward p) {
     forward<128>(p);
 }

@@ -85,10 +85,6 @@ impl<'a> HeadsMut<'a> {
         Heads { columns: self.columns.as_ref(), lay: self.lay }
     }
 
-    pub(super) fn columns(&mut self) -> TensorMut<'_> {
-        self.columns.reborrow()
-    }
-
     pub(super) fn head(&mut self, h: usize) -> TensorMut<'_> {
         self.columns.reborrow().slice_cols(self.lay.columns(h))
     }

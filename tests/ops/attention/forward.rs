@@ -7,15 +7,6 @@ fn judged(name: &str, case: &Case) -> [Vec<f32>; 2] {
     case.judge_outputs(name, &case.inputs(), BOUND).map(|x| x.values())
 }
 
-#[test]
-fn every_case_matches_the_definition() {
-    for place in attention_places() {
-        for (name, case) in cases() {
-            judged(name, &case.on(place));
-        }
-    }
-}
-
 /// Every instance, whole and with columns to spare.
 #[test]
 fn any_head_dim() {
@@ -117,18 +108,6 @@ fn scores_may_rise_and_fall() {
             // Scores of up to 2800 carry 2e-4 of rounding into the exponent.
             case.judge_outputs("ramp", &inputs, 1e-3);
         }
-    }
-}
-
-/// Scores in the hundreds: nothing overflows, the largest wins.
-#[test]
-fn huge_scores_stay_finite() {
-    for place in attention_places() {
-        let case = tree_case(&[(150, &[20])], 1, 16, Lay::Dense).on(place);
-        let mut inputs = case.inputs();
-        let big: Vec<f32> = inputs[0].values().iter().map(|x| x * 400.0).collect();
-        inputs[0] = place.matrix(&big, case.queries, 16, Lay::Dense);
-        case.judge_outputs("huge", &inputs, 1e-3);
     }
 }
 
@@ -247,7 +226,7 @@ fn what_a_gpu_cannot_do_is_refused() {
             let mut plan = vec![0; attention::plan_len(20, 21)];
             attention::plan(&segments, sizes[0], sizes[1], &mut plan).unwrap();
             let message = run(&plan);
-            assert!(message.contains("attention_forward_32_bf16"), "{message}");
+            assert!(message.contains("attention_forward_d32_bf16"), "{message}");
         }
     }
 }

@@ -8,10 +8,10 @@ use crate::ops::attention::{HeadsMut, Inputs};
 use crate::tensor::{Tensor, TensorMut};
 
 const FORWARD: Kernels = [
-    KernelName("attention_forward_32_bf16"),
-    KernelName("attention_forward_64_bf16"),
-    KernelName("attention_forward_104_bf16"),
-    KernelName("attention_forward_128_bf16"),
+    KernelName("attention_forward_d32_bf16"),
+    KernelName("attention_forward_d64_bf16"),
+    KernelName("attention_forward_d104_bf16"),
+    KernelName("attention_forward_d128_bf16"),
 ];
 
 const THREADS: u32 = 128;
