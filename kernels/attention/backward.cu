@@ -54,18 +54,36 @@ struct Room {
     }
 };
 
+// How the threads take the 64 rows of a tile, a chunk each: so many rows at a time, whose chunks lie in the
+// same places as those of the rows after them. A chunk of shared memory is always the same thread's: it
+// stores a gradient from where it then copies a row of the next tile to.
+template <int kDim>
+struct Turn {
+    static constexpr int kChunks = Tile<kDim>::kChunks;
+    static constexpr int kTurn = kThreads / kChunks / 8 * 8;
+    static constexpr int kBytes = kTurn * Tile<kDim>::kRowBytes;
+    int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+
+    // Whether this thread takes part, and its chunk is one of a head.
+    __device__ __forceinline__ bool held(int dim) const {
+        return row < kTurn && chunk * kChunkElements < dim;
+    }
+};
+
 // Rows first to first + 63 of a head; zeros outside of begin to end, and beyond the columns of a head.
 template <int kDim>
 __device__ __forceinline__ void
 load_rows(unsigned to, const Heads& from, int head, int dim, int first, int begin, int end) {
-    constexpr int kChunks = Tile<kDim>::kChunks;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
-        const int row = i / kChunks, chunk = i % kChunks, at = first + row;
-        const bool is_there = at >= begin && at < end && chunk * kChunkElements < dim;
-        const __nv_bfloat16* source = from.row(is_there ? at : begin, head);
-        copy_chunk(to + Tile<kDim>::at(row, chunk),
-                   source + (is_there ? chunk * kChunkElements : 0), is_there);
+    const Turn<kDim> turn;
+    if (turn.row >= turn.kTurn) return;
+    const unsigned held = turn.held(dim) ? end - begin : 0;
+    const __nv_bfloat16* source = from.row(first + turn.row, head) + turn.chunk * kChunkElements;
+    to += Tile<kDim>::at(turn.row, turn.chunk);
+#pragma unroll
+    for (int i = 0; i < kRows / turn.kTurn; ++i) {
+        const int row = first + turn.row + i * turn.kTurn;
+        copy_chunk(to + i * turn.kBytes, source, unsigned(row - begin) < held);
+        source += turn.kTurn * from.stride;
     }
 }
 
@@ -271,13 +289,15 @@ put(char* tile, const float (&sums)[kDim / kUnit][4], int strip, int lane, float
 template <int kDim>
 __device__ __forceinline__ void
 store_rows(const Heads& to, int head, int dim, const char* from, const PlannedTile& tile) {
-    constexpr int kChunks = Tile<kDim>::kChunks;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
-        const int row = i / kChunks, chunk = i % kChunks, at = tile.first + row;
-        if (at >= tile.begin && at < tile.end && chunk * kChunkElements < dim) {
-            const uint4 words = *reinterpret_cast<const uint4*>(from + Tile<kDim>::at(row, chunk));
-            reinterpret_cast<uint4*>(to.row(at, head))[chunk] = words;
+    const Turn<kDim> turn;
+    const unsigned held = turn.held(dim) ? tile.end - tile.begin : 0;
+    from += Tile<kDim>::at(turn.row, turn.chunk);
+#pragma unroll
+    for (int i = 0; i < kRows / turn.kTurn; ++i) {
+        const int row = tile.first + turn.row + i * turn.kTurn;
+        if (unsigned(row - tile.begin) < held) {
+            const uint4 words = *reinterpret_cast<const uint4*>(from + i * turn.kBytes);
+            reinterpret_cast<uint4*>(to.row(row, head))[turn.chunk] = words;
         }
     }
 }
@@ -342,7 +362,7 @@ work(const Backward& p, const Plan& plan, int index, int head, char* room) {
         if (kKeys) load_statistics(shared + At::statistics(stage), p, head, begin, begin, end);
     };
     load_own();
-    if (tile.count > 0) load_entry(0);
+    if (tile.count) load_entry(0);
     commit_copies();
 
     Sums<kDim> sums = {};
@@ -390,7 +410,6 @@ work(const Backward& p, const Plan& plan, int index, int head, char* room) {
         plan.tile(kList, index); // again: registers for it in the loop would spill
     store_rows<kDim>(kKeys ? p.dk : p.dq, head, p.dim, gradients[0], done);
     if (kKeys) store_rows<kDim>(p.dv, head, p.dim, gradients[1], done);
-    __syncthreads(); // reads of gradients before the rows of the next tile
 }
 
 // Every tile of every head, head after head: those at work at one time share theirs in L2. Of a head keys

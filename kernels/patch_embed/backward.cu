@@ -5,7 +5,8 @@
 // 2·n·P·width·3·p·p FLOP. DRAM: pixels and dx once, dw read and written. L2: dx for each window of a
 // patch, pixels for each 128 columns of dx.
 //   8192 patches of 14 × 14, width 1664: 16 GFLOP, 40 MB; floors 16 us (989 TFLOP/s) and 8 us (4.8 TB/s)
-//   on H200; 191 MB of dx and 63 MB of pixels from L2: 46 us at 5.5 TB/s (reckoned).
+//   on H200; 191 MB of dx and 63 MB of pixels from L2: 46 us at 5.5 TB/s (reckoned). What binds is issue: some 580
+//   PTX instructions a warp for 32 patches (counted), 22 of them products: 170 us if SASS has as many.
 // A block takes 128 columns of dx and a window of every patch, 2 of 14 pixel rows: 91 blocks. Within a window values
 // keep the order of the bytes, so that blocks share no byte; their order in dw comes with the sums.
 // Launched by src/ops/patch_embed/cuda.rs; reference in cpu.rs; the design in NOTES.md.

@@ -166,7 +166,8 @@ __device__ __forceinline__ float shared_sum(const float (&partial)[kWarps][kPatc
     return sum;
 }
 
-// The moments of the rows, `before` columns of which are known, with `cols` more; all threads must call.
+// The moments of the rows, `before` columns of which are known, with `cols` more, to be read
+// after a barrier of the warp; all threads must call.
 __device__ __forceinline__ void
 add_moments(Shared& shared, Sums& sums, int units, int before, int cols) {
     auto& [level, spread] = shared.partial;
@@ -211,7 +212,6 @@ add_moments(Shared& shared, Sums& sums, int units, int before, int cols) {
         __syncwarp(); // reads of the lanes of a row before the write of one
         if (threadIdx.x % 4 == 0) all = {old.mean + apart * share, old.squares + squares};
     }
-    __syncwarp(); // moments before their reads
 }
 
 // Four columns, rounded. Rows are counted in these: of `y + quad` nvcc makes two stores, now and then.
@@ -259,14 +259,9 @@ __device__ __forceinline__ void store_rows(const Forward& p,
     }
 }
 
-// Bytes, then normalised values, of the patches of a block: rows of `steps` · kSide values.
-__device__ __forceinline__ void load_values(const Forward& p,
-                                            Shared& shared,
-                                            unsigned char* pixels,
-                                            bf16* values,
-                                            int pitch,
-                                            int cols,
-                                            int first) {
+// Bytes, then normalised values, of the patches of a block: rows of `pitch`, zeros behind the values.
+__device__ __forceinline__ void load_values(
+    const Forward& p, Shared& shared, unsigned char* pixels, bf16* values, int pitch, int first) {
     constexpr int kAtOnce = 20;
     const int side = p.pixels.patch, patches = min(kPatches, p.pixels.patches - first);
     const Window whole{0, 0, side, side};
@@ -282,7 +277,7 @@ __device__ __forceinline__ void load_values(const Forward& p,
     }
     __syncthreads(); // pixels before their reads
 #pragma unroll 1
-    for (int k = lane; k < cols; k += kWarp) {
+    for (int k = lane; k < pitch; k += kWarp) {
         const int channel = quotient(k, 1.0f / (side * side)), pixel = k - channel * side * side;
         const int y = quotient(pixel, 1.0f / side), x = pixel - y * side;
         const int byte = y * whole.pitch() + 3 * x + channel;
@@ -320,7 +315,7 @@ __device__ __forceinline__ void forward(const Forward& p) {
         __syncwarp(); // reads of the last turn's norm before the copies in its place
         weights.copy<0, kFirstPiece>(0);
         weights.copy<kFirstPiece, kUnits>(0);
-        if (turn == 0) load_values(p, shared, memory + kStage, values, pitch, steps * kSide, first);
+        if (turn == 0) load_values(p, shared, memory + kStage, values, pitch, first);
         weights.copy<0, kFirstPiece>(1);
 
         // x = position + patches · wᵀ
@@ -356,7 +351,7 @@ __device__ __forceinline__ void forward(const Forward& p) {
         if (measures) add_moments(shared, sums, units, start, min(kColumns, p.width - start));
         if (stores) {
             wait_copies<0>();
-            __syncwarp(); // norms copied by other lanes before their reads
+            __syncwarp(); // moments, and norms that other lanes copied, before their reads
             const bf16* norm = reinterpret_cast<const bf16*>(memory + warp * kWarpStage);
             store_rows(p, shared, sums, norm, units, first, col);
         }

@@ -12,7 +12,8 @@
 //! Blocked with an online softmax: no buffer grows with queries times keys, and a tile of keys
 //! that a block of queries does not see is never computed. Bytes do not depend on the number of
 //! threads. With S visible (query, key) pairs: forward 4·S·heads·head_dim FLOP, backward
-//! 10·S·heads·head_dim; compute bound. Source of the blocking: Dao et al., arXiv 2205.14135.
+//! 10·S·heads·head_dim (on a GPU 14: scores and their gradients once by queries, once by keys); compute bound.
+//! Source of the blocking: Dao et al., arXiv 2205.14135.
 
 mod cpu;
 mod cuda;

@@ -7,4 +7,5 @@ pub mod fatbin;
 mod mapping;
 pub mod memory;
 pub mod ptx;
+mod region;
 pub mod report;

@@ -60,11 +60,11 @@ const _: () = assert!(size_of::<Backward>() == 232);
 // SAFETY: field by field `Backward` of the kernel file.
 unsafe impl Arguments for Backward {}
 
-/// Bytes of shared memory of a block: own rows and two stages of others, of two tensors each; what the warps of a
-/// pair hand to each other; two stages of log-sum-exp and delta.
-fn shared(dim: usize) -> u32 {
-    let rows = 2 * ROWS_BACKWARD * dim;
-    (6 * rows + 4 * 2048 + 2 * 2 * 4 * ROWS_BACKWARD) as u32
+/// Bytes of shared memory of a block, `Room` of the kernel file: own rows and two stages of others, of two tensors
+/// each; what the four warps hand to each other; two stages of log-sum-exp and delta.
+const fn shared(dim: usize) -> usize {
+    let (rows, handed, statistics) = (6 * ROWS_BACKWARD, 4 * 2048, 2 * 2 * 4 * ROWS_BACKWARD);
+    2 * dim * rows + handed + statistics
 }
 
 pub(in super::super) fn backward(
@@ -118,7 +118,7 @@ pub(in super::super) fn backward(
     };
     let tiles = queries.div_ceil(ROWS_BACKWARD) + keys.div_ceil(ROWS_BACKWARD);
     let blocks = resident(cuda, RESIDENT).min((tiles * heads) as u32);
-    let grid = Grid { shared: shared(made_for), ..Grid::new([blocks, 1, 1], THREADS) };
+    let grid = Grid { shared: shared(made_for) as u32, ..Grid::new([blocks, 1, 1], THREADS) };
     // SAFETY: as above, of all these tensors; the kernel stops where the plan was made for other numbers of queries
     // and keys, and the plan of these names no row beyond them.
     unsafe { cuda.launch(kernel, grid, &arguments) }

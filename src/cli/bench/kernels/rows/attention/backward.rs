@@ -55,7 +55,7 @@ pub fn rows() -> Vec<Row> {
         Row {
             name: "attention backward causal, heads of 64",
             shapes: &[[736, 512]],
-            counted: &[[512, 64]],
+            counted: &[[512, 2 * 64]],
             bytes: |shape, t| bytes(causal, shape, 64, t),
             flop: |shape| 10 * products(causal, shape),
             macs: |shape| 7 * products(causal, shape),
@@ -65,7 +65,7 @@ pub fn rows() -> Vec<Row> {
         Row {
             name: "attention backward causal, heads of 32",
             shapes: &[[736, 512]],
-            counted: &[[512, 32]],
+            counted: &[[512, 2 * 32]],
             bytes: |shape, t| bytes(causal, shape, 32, t),
             flop: |shape| 10 * products(causal, shape),
             macs: |shape| 7 * products(causal, shape),
