@@ -43,7 +43,7 @@ fn forward_rows() -> Vec<Row> {
             bytes: |shape, t| forward_bytes(causal, shape, HEAD_DIM, t),
             flop: |shape| 4 * products(causal, shape),
             macs: |shape| 2 * products(causal, shape),
-            new: |on, shape| Forward::new(on, causal, shape, HEAD_DIM),
+            new: |on, shape| Forward::prepared(on, causal, shape, HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -53,7 +53,7 @@ fn forward_rows() -> Vec<Row> {
             bytes: |shape, t| forward_bytes(images, shape, VISION_HEAD_DIM, t),
             flop: |shape| 4 * products(images, shape),
             macs: |shape| 2 * products(images, shape),
-            new: |on, shape| Forward::new(on, images, shape, VISION_HEAD_DIM),
+            new: |on, shape| Forward::prepared(on, images, shape, VISION_HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -63,7 +63,7 @@ fn forward_rows() -> Vec<Row> {
             bytes: |shape, t| forward_bytes(trees, shape, HEAD_DIM, t),
             flop: |shape| 4 * products(trees, shape),
             macs: |shape| 2 * products(trees, shape),
-            new: |on, shape| Forward::new(on, trees, shape, HEAD_DIM),
+            new: |on, shape| Forward::prepared(on, trees, shape, HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -73,7 +73,7 @@ fn forward_rows() -> Vec<Row> {
             bytes: |shape, t| forward_bytes(cross, shape, HEAD_DIM, t),
             flop: |shape| 4 * products(cross, shape),
             macs: |shape| 2 * products(cross, shape),
-            new: |on, shape| Forward::new(on, cross, shape, HEAD_DIM),
+            new: |on, shape| Forward::prepared(on, cross, shape, HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -83,7 +83,7 @@ fn forward_rows() -> Vec<Row> {
             bytes: |shape, t| forward_bytes(causal, shape, 64, t),
             flop: |shape| 4 * products(causal, shape),
             macs: |shape| 2 * products(causal, shape),
-            new: |on, shape| Forward::new(on, causal, shape, 64),
+            new: |on, shape| Forward::prepared(on, causal, shape, 64),
             ..ATTENTION
         },
         Row {
@@ -93,7 +93,7 @@ fn forward_rows() -> Vec<Row> {
             bytes: |shape, t| forward_bytes(causal, shape, 32, t),
             flop: |shape| 4 * products(causal, shape),
             macs: |shape| 2 * products(causal, shape),
-            new: |on, shape| Forward::new(on, causal, shape, 32),
+            new: |on, shape| Forward::prepared(on, causal, shape, 32),
             ..ATTENTION
         },
     ]
@@ -184,7 +184,7 @@ struct Forward {
 }
 
 impl Forward {
-    fn new(
+    fn prepared(
         on: On,
         problem: Problem,
         [queries, width]: [usize; 2],

@@ -19,7 +19,7 @@ pub fn rows() -> Vec<Row> {
             bytes: |shape, t| bytes(causal, shape, HEAD_DIM, t),
             flop: |shape| 10 * products(causal, shape),
             macs: |shape| 7 * products(causal, shape),
-            new: |on, shape| Backward::new(on, causal, shape, HEAD_DIM),
+            new: |on, shape| Backward::prepared(on, causal, shape, HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -29,7 +29,7 @@ pub fn rows() -> Vec<Row> {
             bytes: |shape, t| bytes(images, shape, VISION_HEAD_DIM, t),
             flop: |shape| 10 * products(images, shape),
             macs: |shape| 7 * products(images, shape),
-            new: |on, shape| Backward::new(on, images, shape, VISION_HEAD_DIM),
+            new: |on, shape| Backward::prepared(on, images, shape, VISION_HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -39,7 +39,7 @@ pub fn rows() -> Vec<Row> {
             bytes: |shape, t| bytes(trees, shape, HEAD_DIM, t),
             flop: |shape| 10 * products(trees, shape),
             macs: |shape| 7 * products(trees, shape),
-            new: |on, shape| Backward::new(on, trees, shape, HEAD_DIM),
+            new: |on, shape| Backward::prepared(on, trees, shape, HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -49,7 +49,7 @@ pub fn rows() -> Vec<Row> {
             bytes: |shape, t| bytes(cross, shape, HEAD_DIM, t),
             flop: |shape| 10 * products(cross, shape),
             macs: |shape| 7 * products(cross, shape),
-            new: |on, shape| Backward::new(on, cross, shape, HEAD_DIM),
+            new: |on, shape| Backward::prepared(on, cross, shape, HEAD_DIM),
             ..ATTENTION
         },
         Row {
@@ -59,7 +59,7 @@ pub fn rows() -> Vec<Row> {
             bytes: |shape, t| bytes(causal, shape, 64, t),
             flop: |shape| 10 * products(causal, shape),
             macs: |shape| 7 * products(causal, shape),
-            new: |on, shape| Backward::new(on, causal, shape, 64),
+            new: |on, shape| Backward::prepared(on, causal, shape, 64),
             ..ATTENTION
         },
         Row {
@@ -69,7 +69,7 @@ pub fn rows() -> Vec<Row> {
             bytes: |shape, t| bytes(causal, shape, 32, t),
             flop: |shape| 10 * products(causal, shape),
             macs: |shape| 7 * products(causal, shape),
-            new: |on, shape| Backward::new(on, causal, shape, 32),
+            new: |on, shape| Backward::prepared(on, causal, shape, 32),
             ..ATTENTION
         },
     ]
@@ -98,7 +98,7 @@ struct Backward {
 
 impl Backward {
     /// o and lse are not those of q, k and v, but as large: so none of the forward kernels is counted here.
-    fn new(
+    fn prepared(
         on: On,
         problem: Problem,
         [queries, width]: [usize; 2],
