@@ -27,6 +27,7 @@ namespace {
 constexpr int kRows = 64; // of a tile
 constexpr int kThreads = 128;
 constexpr int kPairThreads = 2 * kWarp;
+
 struct Backward {
     Heads q, k, v, d_o, dq, dk, dv;
     const unsigned* plan;
@@ -96,85 +97,6 @@ load_statistics(unsigned to, const Backward& p, int head, int first, int begin, 
     const float* delta = p.delta + head * p.delta_stride;
     const float* from = threadIdx.x < kRows ? lse : delta;
     copy_word(to + threadIdx.x * sizeof(float), from + (is_there ? at : begin), is_there);
-}
-
-// A number of each query that a lane has scores of: own rows, or columns.
-template <bool kKeys>
-struct OfQueries {
-    float value[2 * (kKeys ? kUnits : 2)];
-
-    __device__ __forceinline__ OfQueries(const float* values, const Share& share) {
-        if constexpr (kKeys) {
-#pragma unroll
-            for (int i = 0; i < kUnits; ++i) {
-                const int column = kUnit * (2 * i + share.half) + 2 * (share.lane % 4);
-                const Pack<float, 2> two = load_pack<float, 2>(values + column);
-                value[2 * i] = two.at[0], value[2 * i + 1] = two.at[1];
-            }
-        } else {
-#pragma unroll
-            for (int s = 0; s < 2; ++s) {
-                const int row = kStrip * share.strips[s] + share.lane / 4;
-                value[2 * s] = values[row], value[2 * s + 1] = values[row + 8];
-            }
-        }
-    }
-
-    // Of element e of strip s and unit i.
-    __device__ __forceinline__ float at(int s, int i, int e) const {
-        return value[kKeys ? 2 * i + e % 2 : 2 * s + e / 2];
-    }
-};
-
-// Bit 4 (4 s + i) + e: element e of strip s and unit i is of a query and a key that it sees.
-template <bool kKeys>
-__device__ __forceinline__ unsigned
-seen_by(const Plan& plan, const PlannedTile& tile, const Entry& entry, const Share& share) {
-    const int lane = share.lane;
-    unsigned seen = 0;
-    if constexpr (kKeys) {
-#pragma unroll
-        for (int i = 0; i < kUnits; ++i) {
-            // Of rows beyond the entry those of its last: they are zeros, and add nothing whoever sees them.
-            const int other = kUnit * (2 * i + share.half) + lane % 8;
-            const uint4 ranges = plan.ranges(entry.start + min(other, entry.len - 1));
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                const int from = 2 * (lane % 4) + c;
-                const uint4 of_column = {
-                    __shfl_sync(kAllLanes, ranges.x, from), __shfl_sync(kAllLanes, ranges.y, from),
-                    __shfl_sync(kAllLanes, ranges.z, from), __shfl_sync(kAllLanes, ranges.w, from)};
-#pragma unroll
-                for (int s = 0; s < 2; ++s) {
-#pragma unroll
-                    for (int h = 0; h < 2; ++h) {
-                        const int row = kStrip * share.strips[s] + lane / 4 + 8 * h;
-                        const bool is_seen = sees(of_column, tile.first + row);
-                        seen |= unsigned(is_seen) << (4 * (kUnits * s + i) + 2 * h + c);
-                    }
-                }
-            }
-        }
-    } else {
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int row = tile.first + kStrip * share.strips[s] + lane / 4 + 8 * h;
-                const uint4 ranges = plan.ranges(min(max(row, tile.begin), tile.end - 1));
-#pragma unroll
-                for (int i = 0; i < kUnits; ++i) {
-#pragma unroll
-                    for (int c = 0; c < 2; ++c) {
-                        const int other = kUnit * (2 * i + share.half) + 2 * (lane % 4) + c;
-                        const bool is_seen = other < entry.len && sees(ranges, entry.start + other);
-                        seen |= unsigned(is_seen) << (4 * (kUnits * s + i) + 2 * h + c);
-                    }
-                }
-            }
-        }
-    }
-    return seen;
 }
 
 // What a warp has to know of an entry that is in shared memory.
