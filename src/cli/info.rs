@@ -8,6 +8,7 @@ use crate::device::cuda::{self, Found, Gpu};
 use crate::device::kernels::{self, Kernel};
 use crate::device::{cpu, memory};
 use crate::error::Result;
+use crate::ops::attention::HEAD_DIMS_CUDA;
 
 /// Show what this program can use on this machine
 ///
@@ -110,6 +111,8 @@ fn show_kernels() {
     if kernels::modules().is_empty() {
         return;
     }
+    let dims = HEAD_DIMS_CUDA.map(|dim| dim.to_string()).join(", ");
+    line("attention", &format!("heads of {dims}; other multiples of 8 below run the next, padded"));
     let head = ["arch", "registers", "shared", "stack", "spills"];
     let [arch, registers, shared, stack, spills] = head;
     println!("  {:<40} {arch:<7} {registers:>9} {shared:>7} {stack:>6} {spills:>6}", "kernel");

@@ -24,6 +24,11 @@ impl Buffers<'_> {
         Buffers { plan: Some(plan), group: String::new() }
     }
 
+    /// Whether they are a GPU's, noted in a plan.
+    pub fn are_planned(&self) -> bool {
+        self.plan.is_some()
+    }
+
     /// The same for a part whose buffers are called "`name` …".
     pub fn of(&mut self, name: impl Display) -> Buffers<'_> {
         let group = match &self.plan {

@@ -82,8 +82,10 @@ fn partials(sizes: Sizes<'_>, budget: Budget) -> usize {
 
 /// A frozen tower or resampler runs at most this many patches at a time (one image at least).
 const FROZEN_CHUNK_PATCHES: usize = 4096;
-/// Logits of at most this many bytes exist at a time: 512 rows of Qwen-VL's vocabulary.
-const LOGITS_BYTES: usize = 320 << 20;
+/// Logits of at most this many bytes exist at a time. A GPU reads the whole head for every chunk of rows: 512 rows of
+/// Qwen-VL's vocabulary keep its products ahead of that. On a CPU 256 do.
+const LOGITS_BYTES_GPU: usize = 320 << 20;
+const LOGITS_BYTES_CPU: usize = 160 << 20;
 
 /// All buffers of a step.
 pub struct Workspace {
@@ -174,7 +176,8 @@ impl Workspace {
         let (t, r, d, v) = (budget.tokens, budget.head_rows, config.hidden_size, config.vocab_size);
         let train = budget.purpose == Purpose::Train;
         let kept = if train { config.num_hidden_layers } else { 1 };
-        let chunk = log_ratio::rows_at_once(v, LOGITS_BYTES).min(r.max(1));
+        let bytes = if buffers.are_planned() { LOGITS_BYTES_GPU } else { LOGITS_BYTES_CPU };
+        let chunk = log_ratio::rows_at_once(v, bytes).min(r.max(1));
         let residual = |n: usize| buffers.values(&format!("residual {n}"), t, d);
         let residuals = (0..kept + 1).map(residual).collect();
         let block =

@@ -30,6 +30,8 @@ fn every_machine_is_described() {
         let (name, registers) = (kernel["kernel"].as_str().unwrap(), &kernel["registers"]);
         assert!(text.contains(name) && registers.as_u64() > Some(0), "{kernel}");
     }
+    let heads = "heads of 32, 64, 104, 128; other multiples of 8 below run the next, padded";
+    assert_eq!(text.contains(heads), all > 0, "{text}");
     assert_eq!(json["nvcc"].is_null(), kernels::toolkit().is_none());
 }
 

@@ -25,6 +25,7 @@ use crate::error::Result;
 use crate::ops::check::Check;
 use crate::tensor::{DType, Tensor, TensorMut};
 
+pub use cuda::DIMS as HEAD_DIMS_CUDA;
 pub use heads::{Heads, HeadsMut};
 pub use plan::{plan, plan_len};
 

@@ -9,8 +9,9 @@ pub(super) use forward::forward;
 use super::Heads;
 use crate::device::cuda::{Cuda, KernelName};
 
-/// The instances of a kernel: each head dimension runs the next of these.
-const DIMS: [usize; 4] = [32, 64, 104, 128];
+/// The instances of the CUDA kernels: any other head_dim, a multiple of 8, runs the next of these, its rows filled up
+/// with zeros in shared memory.
+pub const DIMS: [usize; 4] = [32, 64, 104, 128];
 type Kernels = [KernelName; DIMS.len()];
 
 /// The kernel for heads of `dim`, and the dimension that it was made for.

@@ -36,7 +36,7 @@ counters! {
     global_bytes_read,
     global_bytes_written,
     /// Of the bytes read, those that the launch had not touched before: while launches are remembered. The rest
-    /// is read again, see [`super::footprint`].
+    /// is read again: `footprint.rs` tells what that means.
     first_bytes_read,
     /// Of the bytes written, those that the launch had not written before: likewise.
     first_bytes_written,
