@@ -300,6 +300,8 @@ fn cases() -> Vec<(&'static str, Case)> {
                 5,
             ),
         ),
+        // What the plan holds behind a tile without entries would name keys that there are not.
+        ("one amid many", case(&[segment([200, 1], [0, 0], [0, 1], false)], [300, 1], 1, 8)),
         ("no segment", case(&[], [4, 5], 2, 3)),
         ("nothing", case(&[], [0, 0], 2, 3)),
         // An order that no tree has.
