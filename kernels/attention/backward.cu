@@ -16,9 +16,9 @@
 // and the two are added in the end. kernels/NOTES.md tells the rest.
 // Launched by src/ops/attention/cuda/backward.rs; reference in cpu.rs.
 #include "../common/barrier.cuh"
+#include "../common/math.cuh"
 #include "../common/reduce.cuh"
 #include "../common/tile.cuh"
-#include "exponential.cuh"
 #include "pair.cuh"
 #include "plan.cuh"
 
@@ -122,7 +122,7 @@ visit(Sums<kDim>& sums, const Visit& at, const Share& share, float scale) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 const float p =
-                    exp2_of(fmaf(x[s][i][e], scale * kLog2e, -kLog2e * lse.at(s, i, e)));
+                    exp2_flushed(fmaf(x[s][i][e], scale * kLog2e, -kLog2e * lse.at(s, i, e)));
                 const bool is_seen = !kMasked || at.seen >> (4 * (kUnits * s + i) + e) & 1;
                 x[s][i][e] = is_seen ? p : 0.0f;
             }

@@ -11,9 +11,9 @@
 // A warp computes two strips of 16 queries, so that what it reads of k and v serves both; scores of 32 keys are
 // in its registers at a time, 64 of them spill at dim 128. kernels/NOTES.md tells the rest.
 // Launched by src/ops/attention/cuda/forward.rs; reference in cpu.rs.
+#include "../common/math.cuh"
 #include "../common/reduce.cuh"
 #include "../common/tile.cuh"
-#include "exponential.cuh"
 #include "plan.cuh"
 #include "softmax.cuh"
 

@@ -13,7 +13,6 @@ struct PlannedTile {
     int first, begin, end;
     unsigned order;
     unsigned entries, count; // the first, in words of the plan, and how many
-    unsigned unused[2];
 };
 
 // Others that a tile visits.
@@ -46,7 +45,7 @@ struct Plan {
         const unsigned* tiles = words + words[2 * static_cast<int>(list) + 1];
         const uint4 a = reinterpret_cast<const uint4*>(tiles)[2 * i];
         const uint4 b = reinterpret_cast<const uint4*>(tiles)[2 * i + 1];
-        return {(int)a.x, (int)a.y, (int)a.z, a.w, b.x, b.y, {}};
+        return {(int)a.x, (int)a.y, (int)a.z, a.w, b.x, b.y};
     }
 
     __device__ __forceinline__ Entry entry(const PlannedTile& tile, int i) const {

@@ -2,9 +2,9 @@
 // has the rows l / 4 and l / 4 + 8 (index `half`), of each unit of keys the columns 2 (l % 4) and the next one.
 #pragma once
 
+#include "../common/math.cuh"
 #include "../common/reduce.cuh"
 #include "../common/tile.cuh"
-#include "exponential.cuh"
 #include "plan.cuh"
 
 // In powers of two: how far a row's scores may rise above its max before that follows. Until then P, and
@@ -57,7 +57,7 @@ __device__ __forceinline__ void softmax(unsigned (&rounded)[kUnits][2],
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float raised = fmaxf(max[half], top[half]);
-            const float shrink = exp2_of(max[half] - origin(raised));
+            const float shrink = exp2_flushed(max[half] - origin(raised));
             max[half] = raised;
             sum[half] *= shrink;
 #pragma unroll
@@ -72,8 +72,8 @@ __device__ __forceinline__ void softmax(unsigned (&rounded)[kUnits][2],
         const float from = origin(max[half]);
 #pragma unroll
         for (int u = 0; u < kUnits; ++u) {
-            const float low = exp2_of(fmaf(s[u][half * 2], scale, -from));
-            const float high = exp2_of(fmaf(s[u][half * 2 + 1], scale, -from));
+            const float low = exp2_flushed(fmaf(s[u][half * 2], scale, -from));
+            const float high = exp2_flushed(fmaf(s[u][half * 2 + 1], scale, -from));
             sum[half] += low;
             sum[half] += high;
             rounded[u][half] = pack_pair(low, high);
